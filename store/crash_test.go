@@ -1,0 +1,161 @@
+package store_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"hilum/store"
+	"hilum/store/storetest"
+)
+
+const crashEnv = "HILUM_STORE_CRASH_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashEnv); dir != "" {
+		crashChild(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// crashSize is the size of a crash test image, made from its number alone.
+func crashSize(n int) int { return []int{100, 5000, 300_000, 526_000, 1_300_000}[n%5] }
+
+// crashChild stores images from four writers, until it is killed, and prints the
+// number of each one that was acknowledged. Its small backlog keeps the filer
+// busy. Now and then it deletes a series, and says so before and after.
+func crashChild(dir string) {
+	s, err := store.Open(dir, store.Options{Backlog: 4 << 20})
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	var first int
+	fmt.Sscan(os.Getenv("HILUM_STORE_CRASH_FIRST"), &first)
+	var mu sync.Mutex
+	say := func(args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Println(args...) // one write, which a kill does not cut
+	}
+	var wg sync.WaitGroup
+	for writer := range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for n := first + writer; ; n += 4 {
+				w, err := s.NewInstance()
+				if err == nil {
+					_, err = w.Write(image(uint64(n), crashSize(n)))
+				}
+				if err == nil {
+					_, err = w.Commit(instance(fmt.Sprint("1.", n%7), fmt.Sprint("1.2.", n), n))
+				}
+				if err != nil {
+					say("error", err)
+					os.Exit(1)
+				}
+				say("stored", n)
+				if n%40 == writer {
+					// A series of its own, so that others stay comparable.
+					series := fmt.Sprint("9.", n)
+					w, err := s.NewInstance()
+					if err == nil {
+						_, err = w.Write([]byte("to be deleted"))
+					}
+					if err == nil {
+						_, err = w.Commit(instance(series, series+".1", 1))
+					}
+					if err == nil {
+						err = s.DeleteSeries(series)
+					}
+					if err != nil {
+						say("error", err)
+						os.Exit(1)
+					}
+					say("deleted", n)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+}
+
+// TestKill kills a process with kill -9 under load, again and again in the same
+// data folder, and compares every image it had acknowledged.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	rounds := 8
+	if testing.Short() {
+		rounds = 2
+	}
+	random := rand.New(rand.NewPCG(1, 2)) // the same kills each time
+	acknowledged, deleted := map[int]bool{}, map[int]bool{}
+	for round := range rounds {
+		first := round * 100_000
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), crashEnv+"="+dir, fmt.Sprint("HILUM_STORE_CRASH_FIRST=", first))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		target := random.IntN(40) + 1
+		lines := bufio.NewScanner(out)
+		for seen := 0; lines.Scan(); seen++ {
+			var n int
+			word, rest, _ := strings.Cut(lines.Text(), " ")
+			if _, err := fmt.Sscan(rest, &n); err != nil || word == "error" {
+				t.Fatalf("round %d: child says %q", round, lines.Text())
+			}
+			if word == "deleted" {
+				deleted[n] = true
+			} else {
+				acknowledged[n] = true
+			}
+			if seen == target { // what it says until it dies still counts
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := cmd.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Fatalf("round %d: child ended by itself: %v\n%s", round, err, said.Bytes())
+		}
+		if round%4 != 3 && round != rounds-1 {
+			continue // the next child recovers what this one left
+		}
+		s := storetest.MustOpenDir(t, dir, store.Options{})
+		for n := range acknowledged {
+			inst, err := s.Instance(fmt.Sprint("1.2.", n))
+			if err != nil || inst.SHA256 != sha256.Sum256(image(uint64(n), crashSize(n))) {
+				t.Fatalf("round %d: acknowledged image %d: %v", round, n, err)
+			}
+			wantImage(t, s, inst.SOPInstanceUID, image(uint64(n), crashSize(n)))
+		}
+		for n := range deleted {
+			if _, err := s.Series(fmt.Sprint("9.", n)); err == nil {
+				t.Errorf("round %d: deleted series %d is back", round, n)
+			}
+		}
+		report, err := s.Check(t.Context())
+		if err != nil || len(report.Problems) > 0 {
+			t.Fatalf("round %d: check: %v %v", round, report.Problems, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d acknowledged images and %d deletions survived %d kills", len(acknowledged), len(deleted), rounds)
+}
