@@ -1,0 +1,188 @@
+// Package config reads the node's YAML file into a Config.
+//
+// Every key has a default, so that a node runs with no file at all. Reading is
+// strict: an unknown key, a value of the wrong type, a second definition of a
+// key, an alias or a second document is refused with file, line and key, and
+// every problem of a file is reported at once. Relative paths are resolved
+// against the folder of the file. The package reads nothing but that file: no
+// environment, no flags.
+package config
+
+import (
+	_ "embed"
+	"log/slog"
+	"time"
+)
+
+// source is this very file: the comments of the structs below are the
+// description of the keys, and Reference renders them for the README, so that
+// the two cannot drift apart.
+//
+//go:embed config.go
+var source string
+
+// DefaultFile is the file that Load("") reads when it exists in the working
+// folder.
+const DefaultFile = "hilum.yaml"
+
+// Config is everything a node can be told. The comment of a field is the
+// documentation of its key, in the README too.
+type Config struct {
+	// AE title that the node answers to, 1 to 16 characters.
+	AETitle string `yaml:"ae_title"`
+	// Address and port to accept DICOM associations on. Anything beyond the loopback interface needs `insecure: true`.
+	Listen string `yaml:"listen"`
+	// Folder of everything the node keeps: images, index, jobs, admin socket. One node at a time may use it.
+	Data string `yaml:"data"`
+	// Folder in which a series is laid out for a plugin while it is analysed. Empty: inside `data`. A folder in memory (`/dev/shm`) spares the disk one write of each series.
+	Scratch string `yaml:"scratch"`
+	// Allow `listen` beyond loopback. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
+	Insecure bool `yaml:"insecure"`
+	// Largest PDU, in bytes, that the node asks its peers to send.
+	MaxPDU int `yaml:"max_pdu"`
+	// Associations open at the same time; one more is refused with "local limit exceeded".
+	MaxAssociations int `yaml:"max_associations"`
+	// Store objects of SOP classes that the standard does not name (private ones) too.
+	AcceptPrivateSOPClasses bool `yaml:"accept_private_sop_classes"`
+	// Accept associations that call the node by another AE title.
+	AnyCalledAETitle bool `yaml:"any_called_ae_title"`
+
+	Timeouts     Timeouts      `yaml:"timeouts"`
+	Series       Series        `yaml:"series"`
+	Destinations []Destination `yaml:"destinations"`
+	Plugins      []Plugin      `yaml:"plugins"`
+	Jobs         Jobs          `yaml:"jobs"`
+	Log          Log           `yaml:"log"`
+
+	// File is the file that was read, "" when there was none.
+	File string `yaml:"-"`
+
+	lines map[string]int // key -> line in File, for the messages of Validate
+}
+
+// Timeouts limit how long a peer may keep an association.
+type Timeouts struct {
+	// Time for a peer to ask for an association, and to close the connection after the last PDU (the standard's ARTIM timer).
+	ARTIM time.Duration `yaml:"artim"`
+	// Time without a byte from the peer after which its association is aborted.
+	Idle time.Duration `yaml:"idle"`
+	// Longest life of an association. 0s: no limit, for scanners that keep one open all day.
+	Lifetime time.Duration `yaml:"lifetime"`
+}
+
+// Series says when a series counts as complete.
+type Series struct {
+	// Time without a new image after which a series counts as complete.
+	Quiet time.Duration `yaml:"quiet"`
+	// The same while an association that brought images of the series is still open. Not written: 3 times `quiet`.
+	AssociationWait time.Duration `yaml:"association_wait"`
+	// The same for a series whose slice positions still show a gap. Not written: 5 times `quiet`.
+	GapWait time.Duration `yaml:"gap_wait"`
+}
+
+// Destination is a peer that results are sent to.
+type Destination struct {
+	// Name of the destination in commands and logs, unique.
+	Name string `yaml:"name"`
+	// AE title of the peer.
+	AETitle string `yaml:"ae_title"`
+	// Host and port of the peer.
+	Address string `yaml:"address"`
+	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
+	CallingAETitle string `yaml:"calling_ae_title"`
+	// Time to wait for the connection and for each answer.
+	Timeout time.Duration `yaml:"timeout"`
+	// Tries before a delivery is given up and marked dead. 0: as long as it takes.
+	Attempts int `yaml:"attempts"`
+	// Wait after the first failed delivery; it doubles with each further one.
+	Backoff time.Duration `yaml:"backoff"`
+	// Longest wait between two deliveries.
+	MaxBackoff time.Duration `yaml:"max_backoff"`
+}
+
+// Plugin is one analysis program that the node starts and hands series to.
+type Plugin struct {
+	// Name of the plugin in jobs, results and logs, unique.
+	Name string `yaml:"name"`
+	// Program to start.
+	Path string `yaml:"path"`
+	// Folder of the model (`model.onnx` and `model.json`), handed to the program as `--model`. Empty: none.
+	Model string `yaml:"model"`
+	// Further arguments of the program, as written here.
+	Args []string `yaml:"args"`
+	// SHA-256 of the program, in hex. Empty: whatever is found at start, which must then not change while the node runs.
+	SHA256 string `yaml:"sha256"`
+	// Longest time for one series; the process is killed after it.
+	Deadline time.Duration `yaml:"deadline"`
+	// Processes of this plugin, and so series that it analyses at the same time.
+	Processes int `yaml:"processes"`
+	// Modalities whose series go to this plugin.
+	Modalities []string `yaml:"modalities"`
+}
+
+// Jobs says how analyses are run and repeated.
+type Jobs struct {
+	// Tries before an analysis is given up and marked dead. A series that cannot be analysed at all is not tried again.
+	Attempts int `yaml:"attempts"`
+	// Wait after the first failed try; it doubles with each further one.
+	Backoff time.Duration `yaml:"backoff"`
+	// Longest wait between two tries.
+	MaxBackoff time.Duration `yaml:"max_backoff"`
+	// Threads that one analysis may use. 0: all cores, shared between the processes that may run at once.
+	Threads int `yaml:"threads"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	// Least severe level that is logged: `debug`, `info`, `warn` or `error`.
+	Level string `yaml:"level"`
+	// `text` for people, `json` for machines.
+	Format string `yaml:"format"`
+}
+
+// The waits of a series: whoever changes only the quiet time changes the
+// others with it.
+const (
+	quiet             = time.Minute
+	associationQuiets = 3
+	gapQuiets         = 5
+)
+
+// Default returns the configuration of a node that was told nothing.
+func Default() Config {
+	c, _, _ := defaults()
+	return c
+}
+
+// DefaultPlugin returns a plugin of which only the defaults are filled in.
+func DefaultPlugin() Plugin {
+	_, _, p := defaults()
+	return p
+}
+
+// defaults is the one place where defaults are written: of the whole, of a
+// destination and of a plugin.
+func defaults() (Config, Destination, Plugin) {
+	c := Config{
+		AETitle:         "HILUM",
+		Listen:          "127.0.0.1:11112",
+		Data:            "./data",
+		MaxPDU:          131072,
+		MaxAssociations: 100,
+		Timeouts:        Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
+		Series:          Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
+		Jobs:            Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
+		Log:             Log{Level: "info", Format: "text"},
+	}
+	d := Destination{Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
+	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}
+	return c, d, p
+}
+
+// SlogLevel returns the level as log/slog knows it; Validate has made sure
+// that there is one.
+func (l Log) SlogLevel() slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.Level)) // an unknown name leaves Info, the default
+	return level
+}

@@ -1,0 +1,148 @@
+// Package task says what the node writes into the store's job queue: the
+// analysis of one revision of one series by one plugin, and the delivery of
+// one object to one destination.
+//
+// The store keeps payloads and results as JSON without reading them; this
+// package is the only place that knows their shape.
+package task
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"hilum/plugins/api"
+	"hilum/store"
+)
+
+// Queue names. Every plugin and every destination has a queue of its own, so
+// that a slow one never holds up another.
+const (
+	analysisPrefix = "analysis/"
+	deliveryPrefix = "delivery/"
+)
+
+// AnalysisQueue names the queue of the plugin with this name.
+func AnalysisQueue(plugin string) string { return analysisPrefix + plugin }
+
+// DeliveryQueue names the queue of the destination with this name.
+func DeliveryQueue(destination string) string { return deliveryPrefix + destination }
+
+// IsAnalysis reports whether j is the analysis of a series.
+func IsAnalysis(j store.Job) bool { return strings.HasPrefix(j.Queue, analysisPrefix) }
+
+// IsDelivery reports whether j is the delivery of an object.
+func IsDelivery(j store.Job) bool { return strings.HasPrefix(j.Queue, deliveryPrefix) }
+
+// Analysis is the payload of an analysis job.
+type Analysis struct {
+	SeriesInstanceUID string `json:"series_instance_uid"`
+	StudyInstanceUID  string `json:"study_instance_uid"`
+	Plugin            string `json:"plugin"`
+	Revision          int    `json:"revision"` // the series' completion this analysis belongs to
+}
+
+// AnalysisResult is what a plugin found. It is kept in the job before the
+// report is made of it, so that a node that dies in between makes the very
+// same report after its restart.
+type AnalysisResult struct {
+	Result    api.Result `json:"result"`
+	Instances []Object   `json:"instances"` // the exact images analysed
+	Software  string     `json:"software"`  // version of Hilum
+	Ended     time.Time  `json:"ended"`
+	Seconds   float64    `json:"seconds"` // from the start of the attempt
+	Report    Object     `json:"report"`  // the structured report; zero until the job is done
+}
+
+// Object names one stored object.
+type Object struct {
+	SOPClassUID    string `json:"sop_class_uid"`
+	SOPInstanceUID string `json:"sop_instance_uid"`
+}
+
+// Delivery is the payload of a delivery job.
+type Delivery struct {
+	SOPInstanceUID string `json:"sop_instance_uid"`
+	Destination    string `json:"destination"`
+	AnalysisJob    string `json:"analysis_job"`
+}
+
+// AnalysisKey is the unique key of an analysis within its queue: enqueueing
+// the same work twice, as a restart may do, finds the first.
+func AnalysisKey(seriesInstanceUID string, revision int) string {
+	return fmt.Sprintf("%s/%d", seriesInstanceUID, revision)
+}
+
+// NewAnalysis returns the job that analyses a revision of a series.
+func NewAnalysis(a Analysis, state store.JobState, reason string) store.Job {
+	return store.Job{
+		Queue:   AnalysisQueue(a.Plugin),
+		Key:     AnalysisKey(a.SeriesInstanceUID, a.Revision),
+		State:   state,
+		Reason:  reason,
+		Payload: encode(a),
+	}
+}
+
+// NewDelivery returns the job that sends an object to a destination.
+func NewDelivery(d Delivery) store.Job {
+	return store.Job{
+		Queue:   DeliveryQueue(d.Destination),
+		Key:     d.SOPInstanceUID,
+		State:   store.JobQueued,
+		Payload: encode(d),
+	}
+}
+
+// DecodeAnalysis reads the payload of an analysis job.
+func DecodeAnalysis(j store.Job) (Analysis, error) { return decode[Analysis](j.ID, j.Payload) }
+
+// DecodeAnalysisResult reads the result of an analysis job; a job without
+// one, because it is not done, gives the zero value.
+func DecodeAnalysisResult(j store.Job) (AnalysisResult, error) {
+	if len(j.Result) == 0 {
+		return AnalysisResult{}, nil
+	}
+	return decode[AnalysisResult](j.ID, j.Result)
+}
+
+// DecodeDelivery reads the payload of a delivery job.
+func DecodeDelivery(j store.Job) (Delivery, error) { return decode[Delivery](j.ID, j.Payload) }
+
+// EncodeResult makes the bytes that a done analysis job keeps. It fails only
+// on numbers that JSON does not know (NaN, infinities), which the plugin host
+// has refused before.
+func EncodeResult(r AnalysisResult) (json.RawMessage, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode the analysis result: %w", err)
+	}
+	return b, nil
+}
+
+// Backoff is the wait before attempt n+1 after n failed ones: first, doubled
+// with each attempt, at most limit.
+func Backoff(attempts int, first, limit time.Duration) time.Duration {
+	wait := first
+	for range attempts - 1 {
+		if wait *= 2; wait >= limit {
+			return limit
+		}
+	}
+	return min(wait, limit)
+}
+
+// encode cannot fail: payloads are flat structs of strings and integers.
+func encode[T Analysis | Delivery](v T) json.RawMessage {
+	b, _ := json.Marshal(v)
+	return b
+}
+
+func decode[T any](id string, b []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, fmt.Errorf("job %s holds a record that this version cannot read: %w", id, err)
+	}
+	return v, nil
+}
