@@ -129,10 +129,12 @@ type direct struct{ handler http.Handler }
 func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, w := io.Pipe()
 	answer := &answerWriter{PipeWriter: w, header: http.Header{}, started: make(chan struct{})}
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		d.handler.ServeHTTP(answer, r)
 		answer.WriteHeader(http.StatusOK)
-		_ = w.Close()
+		_ = w.Close() // never fails
 	}()
 	<-answer.started
 	return &http.Response{
@@ -142,10 +144,23 @@ func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 		ProtoMajor:    1,
 		ProtoMinor:    1,
 		Header:        answer.header,
-		Body:          body,
+		Body:          &answerBody{PipeReader: body, done: done},
 		ContentLength: -1,
 		Request:       r,
 	}, nil
+}
+
+// answerBody waits, when it is closed, for the handler to end: the store that
+// it reads may be closed next.
+type answerBody struct {
+	*io.PipeReader
+	done <-chan struct{}
+}
+
+func (b *answerBody) Close() error {
+	err := b.PipeReader.Close()
+	<-b.done
+	return err
 }
 
 // answerWriter is an http.ResponseWriter into a pipe. started is closed when

@@ -122,7 +122,7 @@ func (h *Handler) instance(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/dicom")
 	w.Header().Set("Content-Length", strconv.FormatInt(in.Size, 10))
 	if _, err := io.Copy(w, rc); err != nil {
-		h.Logger.Warn("image not sent whole", "sop_instance", uid, "error", err)
+		h.Logger.Debug("image not sent whole", "sop_instance", uid, "error", err)
 	}
 }
 

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	module = "hilum/"
+	onnx   = "github.com/yalue/onnxruntime_go"
+)
+
+// arrows is the whole import graph between our packages. A package that is
+// not listed here, or an import that is not listed, fails the test.
+var arrows = map[string]string{
+	"dimse/pdu":                "",
+	"dimse/dataset":            "",
+	"dimse":                    "dimse/dataset dimse/pdu",
+	"dimse/dimsetest":          "dimse/pdu",
+	"store":                    "",
+	"store/storetest":          "store",
+	"models":                   "models/ct",
+	"models/ct":                "dimse/dataset",
+	"models/nodule":            "",
+	"plugins/api":              "plugins/api/pluginpb",
+	"plugins/api/pluginpb":     "",
+	"plugins/host":             "plugins/api",
+	"plugins/apitest":          "plugins/api plugins/host",
+	"plugins/null":             "plugins/api",
+	"plugins/lungnodule":       "models models/ct models/nodule plugins/api plugins/lungnodule/codec",
+	"plugins/lungnodule/codec": "models/ct",
+	"trainer/phantom":          "dimse/dataset",
+	"node/assemble":            "",
+	"node/config":              "",
+	"node/report":              "dimse/dataset plugins/api",
+	"node/task":                "plugins/api store",
+	"node/web":                 "node/task store",
+	"node":                     "dimse dimse/dataset models node/assemble node/config node/report node/task node/web plugins/api plugins/host store",
+	"cmd/hilum/command":        "dimse dimse/dataset models node node/config node/web plugins/host trainer/phantom",
+	"cmd/hilum":                "cmd/hilum/command",
+}
+
+// TestArrows reads the sources itself instead of running "go list", so that
+// the test cache sees every file it depends on.
+func TestArrows(t *testing.T) {
+	got := map[string][]string{}
+	root := os.DirFS("../..")
+	err := fs.WalkDir(root, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name != "." && strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		src, err := fs.ReadFile(root, name)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		pkg := path.Dir(name)
+		if _, ok := got[pkg]; !ok {
+			got[pkg] = nil // a package with no imports must be listed too
+		}
+		for _, spec := range f.Imports {
+			imp, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if imp == onnx && pkg != "plugins/lungnodule" {
+				t.Errorf("%s imports %s: only an inference plugin may", pkg, imp)
+			}
+			if imp == "C" && pkg != "plugins/lungnodule/codec" {
+				t.Errorf("%s uses cgo: hilum is a static binary", pkg)
+			}
+			if s, ok := strings.CutPrefix(imp, module); ok && !slices.Contains(got[pkg], s) {
+				got[pkg] = append(got[pkg], s)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg, imports := range got {
+		want, ok := arrows[pkg]
+		if !ok {
+			t.Errorf("package %s is not in arrows", pkg)
+		}
+		for _, imp := range imports {
+			if !slices.Contains(strings.Fields(want), imp) {
+				t.Errorf("%s imports %s: not an arrow of ours", pkg, imp)
+			}
+		}
+	}
+	for pkg, want := range arrows {
+		imports, ok := got[pkg]
+		if !ok {
+			t.Errorf("arrows lists %s, which does not exist", pkg)
+		}
+		for _, imp := range strings.Fields(want) {
+			if !slices.Contains(imports, imp) {
+				t.Errorf("arrows lists %s -> %s, which is not used", pkg, imp)
+			}
+		}
+	}
+}

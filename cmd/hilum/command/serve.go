@@ -1,0 +1,65 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"hilum/node"
+	"hilum/node/config"
+)
+
+// stopTimeout is how long a node may take to end in order.
+const stopTimeout = 30 * time.Second
+
+func newServeCommand(g *global) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the node until it is interrupted",
+		Long: `Run the node until SIGINT or SIGTERM: new associations are then refused, images
+under way are stored, running analyses go back into the queue, plugins end.
+
+` + exitHelp,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := g.load()
+			if err != nil {
+				return err
+			}
+			return runServe(cmd.Context(), cfg, newLogger(cfg.Log, cmd.ErrOrStderr()))
+		},
+	}
+}
+
+func runServe(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	n, err := node.Start(ctx, node.Options{Config: cfg, Version: version, Logger: log})
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("node stopping")
+	case err = <-n.Failed():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if stopErr := n.Stop(stopping); stopErr != nil {
+		log.Error("node not stopped in order", "error", stopErr)
+		if err == nil {
+			err = fmt.Errorf("the node did not stop in order: %w", stopErr)
+		}
+	}
+	return err
+}
+
+func newLogger(cfg config.Log, out io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.SlogLevel()}
+	if cfg.Format == "json" {
+		return slog.New(slog.NewJSONHandler(out, options))
+	}
+	return slog.New(slog.NewTextHandler(out, options))
+}

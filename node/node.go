@@ -1,0 +1,296 @@
+// Package node is the daemon: the only place where the DICOM listener, the
+// store and the plugins meet.
+//
+// The road of an image, one file each: receive.go (C-STORE to store),
+// assembler.go (when is a series whole), dispatch.go (series to plugin to
+// report), forward.go (report to PACS). Between the steps stands the store's
+// durable queue, so that a restart resumes every one of them.
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"hilum/dimse"
+	"hilum/models"
+	"hilum/node/assemble"
+	"hilum/node/config"
+	"hilum/node/task"
+	"hilum/node/web"
+	"hilum/plugins/host"
+	"hilum/store"
+)
+
+// Options are what a node is started with.
+type Options struct {
+	Config  config.Config
+	Version string
+	Logger  *slog.Logger
+	Now     func() time.Time // nil: time.Now
+}
+
+// Node is a running node.
+type Node struct {
+	log      *slog.Logger
+	listener net.Listener
+	failed   chan error // a part that must not end has ended
+	cleanups []cleanup  // undone last first
+	stop     sync.Once
+	stopErr  error
+}
+
+type cleanup struct {
+	name string
+	fn   func(ctx context.Context) error
+}
+
+// Start checks everything that can fail, then starts all parts; on an error
+// nothing is left running. The caller must Stop the node. ctx only limits the
+// start.
+func Start(ctx context.Context, o Options) (_ *Node, err error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	n := &Node{log: o.Logger, failed: make(chan error, 3)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
+		}
+	}()
+	cfg := o.Config
+
+	specs, err := Specs(cfg)
+	if err != nil {
+		return nil, err
+	}
+	st, err := store.Open(cfg.Data, store.Options{Logger: o.Logger, Now: o.Now})
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("store", func(context.Context) error { return st.Close() })
+
+	if n.listener, err = listen(cfg.Listen); err != nil {
+		return nil, err
+	}
+	n.onStop("listener", func(context.Context) error { return ignoreClosed(n.listener.Close()) })
+
+	scratch, err := makeScratch(cfg)
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("scratch folder", func(context.Context) error { return removeTree(scratch) })
+
+	plugins, err := host.New(host.Options{Plugins: specs, Scratch: scratch, Logger: o.Logger})
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("plugins", plugins.Stop)
+	if err := plugins.Start(ctx); err != nil {
+		return nil, err
+	}
+
+	if err := n.startWork(o, st, plugins, scratch); err != nil {
+		return nil, err
+	}
+	o.Logger.Info("node started", "version", o.Version, "ae_title", cfg.AETitle, "listen", n.Addr().String(), "data", cfg.Data, "plugins", len(cfg.Plugins))
+	return n, nil
+}
+
+// startWork starts what handles images, in the order in which Stop must end
+// it: first no more images come in, then the jobs end.
+func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch string) error {
+	cfg := o.Config
+	requeued, err := st.RequeueRunning()
+	if err != nil {
+		return fmt.Errorf("queue the jobs again that the last node left running: %w", err)
+	}
+	if requeued > 0 {
+		o.Logger.Info("jobs interrupted by the last end of the node are queued again", "jobs", requeued)
+	}
+	asm := newAssembler(st, assemble.Rules{
+		Quiet: cfg.Series.Quiet, AssociationWait: cfg.Series.AssociationWait, GapWait: cfg.Series.GapWait,
+	}, cfg.Plugins, o.Logger, o.Now)
+	if err := asm.resume(); err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	n.onStop("jobs", func(context.Context) error { cancel(); group.Wait(); return nil })
+	group.Go(func() { asm.run(ctx) })
+	for _, p := range cfg.Plugins {
+		d := &dispatcher{
+			store: st, host: plugins, plugin: p, jobs: cfg.Jobs, destinations: cfg.Destinations,
+			scratch: scratch, threads: threads(cfg), station: cfg.AETitle, software: o.Version, log: o.Logger, now: o.Now,
+		}
+		w := worker{store: st, queue: task.AnalysisQueue(p.Name), log: o.Logger, now: o.Now, run: d.run}
+		for range p.Processes {
+			group.Go(func() { w.work(ctx) })
+		}
+	}
+	for _, dest := range cfg.Destinations {
+		f := &forwarder{store: st, destination: dest, calling: cfg.AETitle, log: o.Logger, now: o.Now}
+		if dest.CallingAETitle != "" {
+			f.calling = dest.CallingAETitle
+		}
+		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run}
+		group.Go(func() { w.work(ctx) })
+	}
+
+	if err := n.serveAdmin(o, st, plugins); err != nil {
+		return err
+	}
+	server := &dimse.Server{
+		AETitle:                 cfg.AETitle,
+		AcceptAnyCalledAETitle:  cfg.AnyCalledAETitle,
+		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
+		MaxPDULength:            uint32(cfg.MaxPDU),
+		MaxAssociations:         cfg.MaxAssociations,
+		ARTIM:                   cfg.Timeouts.ARTIM,
+		Idle:                    cfg.Timeouts.Idle,
+		Lifetime:                cfg.Timeouts.Lifetime,
+		Logger:                  o.Logger,
+	}
+	n.onStop("associations", server.Shutdown)
+	go func() {
+		if err := server.Serve(n.listener); !errors.Is(err, dimse.ErrServerClosed) {
+			n.failed <- fmt.Errorf("the DICOM listener ended: %w", err)
+		}
+	}()
+	return nil
+}
+
+// serveAdmin starts the REST interface on the socket in the data folder.
+func (n *Node) serveAdmin(o Options, st *store.Store, plugins *host.Host) error {
+	l, err := web.Listen(o.Config.Data)
+	if err != nil {
+		return err
+	}
+	handler := &web.Handler{
+		Store:   st,
+		Logger:  o.Logger,
+		Plugins: func() []web.Plugin { return PluginViews(o.Config, plugins.Status()) },
+		Status: web.Status{
+			Running: true, Version: o.Version, AETitle: o.Config.AETitle, Listen: n.Addr().String(), Started: o.Now(),
+		},
+	}
+	server := &http.Server{Handler: handler.Routes(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)}
+	n.onStop("admin socket", server.Shutdown)
+	go func() {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.failed <- fmt.Errorf("the admin socket ended: %w", err)
+		}
+	}()
+	return nil
+}
+
+// Addr is the address that the DICOM listener is bound to.
+func (n *Node) Addr() net.Addr { return n.listener.Addr() }
+
+// Failed delivers the error of a part that ended without being told to.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// Stop ends the node: no new association, the C-STORE operations under way
+// end, running jobs go back into the queue, the plugins end, the store is
+// closed. When ctx ends first, what still runs is cut off; nothing
+// acknowledged is lost by that. Stop may be called twice.
+func (n *Node) Stop(ctx context.Context) error {
+	n.stop.Do(func() {
+		var errs []error
+		for i := len(n.cleanups) - 1; i >= 0; i-- {
+			c := n.cleanups[i]
+			if err := c.fn(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
+			}
+		}
+		n.stopErr = errors.Join(errs...)
+	})
+	return n.stopErr
+}
+
+func (n *Node) onStop(name string, fn func(context.Context) error) {
+	n.cleanups = append(n.cleanups, cleanup{name, fn})
+}
+
+// listen opens the DICOM port, with a sentence for the error that people meet.
+func listen(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("the address %s is in use by another program: stop it, or set `listen` to a free port", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return l, nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// makeScratch makes an empty folder for the series that plugins look at. It
+// never empties a folder that a person named: under one it takes a folder of
+// its own, one for each data folder. The store's lock keeps it ours.
+func makeScratch(cfg config.Config) (string, error) {
+	dir := filepath.Join(cfg.Data, "scratch")
+	if cfg.Scratch != "" {
+		data, err := filepath.Abs(cfg.Data)
+		if err != nil {
+			return "", fmt.Errorf("name the scratch folder: %w", err)
+		}
+		dir = filepath.Join(cfg.Scratch, fmt.Sprintf("hilum-%x", sha256.Sum256([]byte(data)))[:22])
+	}
+	if err := removeTree(dir); err != nil {
+		return "", fmt.Errorf("empty the scratch folder: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the scratch folder: %w", err)
+	}
+	return dir, nil
+}
+
+// threads is what one analysis may use: all cores, shared between the
+// processes that may run at once.
+func threads(cfg config.Config) int {
+	if cfg.Jobs.Threads > 0 {
+		return cfg.Jobs.Threads
+	}
+	processes := 0
+	for _, p := range cfg.Plugins {
+		processes += p.Processes
+	}
+	return max(runtime.NumCPU()/max(processes, 1), 1)
+}
+
+// Specs turns the configured plugins into what the host starts, and verifies
+// their models, so that a wrong one is named before anything runs.
+func Specs(cfg config.Config) ([]host.Spec, error) {
+	specs := make([]host.Spec, 0, len(cfg.Plugins))
+	for _, p := range cfg.Plugins {
+		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Deadline: p.Deadline, Processes: p.Processes}
+		if p.Model != "" {
+			if _, err := models.Load(p.Model); err != nil {
+				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
+			}
+			spec.Args = append(spec.Args, "--model", p.Model)
+		}
+		spec.Args = append(spec.Args, p.Args...)
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}

@@ -1,0 +1,151 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/grailbio/go-dicom/dicomtag"
+
+	"hilum/dimse"
+	"hilum/dimse/dataset"
+	"hilum/store"
+)
+
+// receiver stores what peers send by C-STORE.
+type receiver struct {
+	store     *store.Store
+	assembler *assembler
+	log       *slog.Logger
+}
+
+// CStore streams one object into the store while its structure is checked,
+// and answers success only when the store has it on disk.
+func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
+	w, err := r.store.NewInstance()
+	if err != nil {
+		return r.storeStatus(err)
+	}
+	defer func() { _ = w.Abort() }() // harmless after Commit
+
+	meta := dataset.AppendFileMeta(nil, req.TransferSyntaxUID, req.SOPClassUID, req.SOPInstanceUID)
+	if _, err := w.Write(meta); err != nil {
+		return r.storeStatus(err)
+	}
+	sink := &sink{w: w}
+	header, err := dataset.Scan(io.TeeReader(req.Data, sink), req.TransferSyntaxUID, dataset.IndexTags, dataset.DefaultLimits)
+	if sink.err != nil {
+		return r.storeStatus(sink.err)
+	}
+	if err != nil {
+		return refuseDamaged(err)
+	}
+	inst, err := identify(header, req)
+	if err != nil {
+		return err
+	}
+	outcome, err := w.Commit(inst)
+	if err != nil {
+		return r.storeStatus(err)
+	}
+	switch outcome {
+	case store.Stored:
+		r.assembler.received(inst.SeriesInstanceUID, req.Association.ID())
+	case store.Conflict:
+		r.log.Warn("an image arrived again with other bytes: the first is kept, this one is in quarantine",
+			"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
+	}
+	return nil
+}
+
+// AssociationOpened is part of dimse.AssociationHandler; the server logs it.
+func (r *receiver) AssociationOpened(*dimse.Association) {}
+
+// AssociationClosed is part of dimse.AssociationHandler.
+func (r *receiver) AssociationClosed(a *dimse.Association, _ error) { r.assembler.closed(a.ID()) }
+
+// sink remembers the store's error, so that it is told from an error of the
+// peer or of the data set.
+type sink struct {
+	w   *store.Writer
+	err error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		s.err = err
+	}
+	return n, err
+}
+
+// storeStatus maps a failure of the store to a status that makes scanners try
+// again (PS3.4 B.2.3: A7xx, out of resources).
+func (r *receiver) storeStatus(err error) error {
+	r.log.Error("image not stored", "error", err)
+	comment := "not stored, try again later"
+	if errors.Is(err, store.ErrFull) {
+		comment = "no space left, try again later"
+	}
+	return &dimse.StatusError{Status: dimse.StatusOutOfResources, Comment: comment}
+}
+
+// refuseDamaged maps an error of the scan: a damaged data set costs this
+// object (PS3.4 B.2.3: Cxxx, cannot understand), a broken association its end.
+func refuseDamaged(err error) error {
+	var damaged *dataset.Error
+	if !errors.As(err, &damaged) {
+		return err
+	}
+	return &dimse.StatusError{
+		Status:            dimse.StatusCannotUnderstand,
+		Comment:           fmt.Sprintf("byte %d: %s", damaged.Offset, damaged.Problem),
+		OffendingElements: []dataset.Tag{damaged.Tag},
+	}
+}
+
+// identify takes the identity of an object from its header and holds it
+// against what the C-STORE request said (PS3.4 B.2.3: A9xx, data set does not
+// match SOP class).
+func identify(h dataset.Header, req *dimse.StoreRequest) (store.Instance, error) {
+	inst := store.Instance{
+		SOPClassUID:       h.String(dicomtag.SOPClassUID),
+		SOPInstanceUID:    h.String(dicomtag.SOPInstanceUID),
+		SeriesInstanceUID: h.String(dicomtag.SeriesInstanceUID),
+		StudyInstanceUID:  h.String(dicomtag.StudyInstanceUID),
+		TransferSyntaxUID: req.TransferSyntaxUID,
+		Source:            req.Association.CallingAETitle(),
+		Header:            h.Map(),
+	}
+	for _, uid := range []struct {
+		tag   dataset.Tag
+		name  string
+		value string
+		asked string // what the request said, "" if it does not say
+	}{
+		{dicomtag.SOPClassUID, "SOP Class UID", inst.SOPClassUID, req.SOPClassUID},
+		{dicomtag.SOPInstanceUID, "SOP Instance UID", inst.SOPInstanceUID, req.SOPInstanceUID},
+		{dicomtag.StudyInstanceUID, "Study Instance UID", inst.StudyInstanceUID, ""},
+		{dicomtag.SeriesInstanceUID, "Series Instance UID", inst.SeriesInstanceUID, ""},
+	} {
+		problem := ""
+		switch {
+		case uid.value == "":
+			problem = "is missing"
+		case !dataset.ValidUID(uid.value):
+			problem = "is not a UID"
+		case uid.asked != "" && uid.asked != uid.value:
+			problem = "differs from the C-STORE request"
+		default:
+			continue
+		}
+		return inst, &dimse.StatusError{
+			Status:            dimse.StatusDataSetMismatch,
+			Comment:           uid.name + " " + problem,
+			OffendingElements: []dataset.Tag{uid.tag},
+		}
+	}
+	return inst, nil
+}
