@@ -1,0 +1,255 @@
+package dimse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"hilum/dimse/pdu"
+)
+
+// acceptor serves one connection, on one goroutine, from Sta1 to Sta1.
+type acceptor struct {
+	exchange
+	server      *Server
+	set         *settings
+	id          uint64
+	ctx         context.Context // of the server: it lives as long as the connection
+	log         *slog.Logger
+	association *Association
+	established bool // guarded by server.mu
+}
+
+// newAcceptor is called with server.mu held.
+func newAcceptor(s *Server, id uint64, conn net.Conn) *acceptor {
+	set := s.prepared
+	var end time.Time
+	if set.lifetime > 0 {
+		end = time.Now().Add(set.lifetime)
+	}
+	a := &acceptor{server: s, set: set, id: id, ctx: s.ctx}
+	a.transport = newTransport(conn, set.maxPDULength, set.idle, end)
+	a.log = set.log.With("association", id, "remote", a.remote())
+	return a
+}
+
+func (a *acceptor) stop()          { a.transport.stop() }
+func (a *acceptor) interrupt()     { a.transport.interrupt() }
+func (a *acceptor) closeConn()     { _ = a.conn.Close() } // its goroutine notices
+func (a *acceptor) remote() string { return a.conn.RemoteAddr().String() }
+
+// run is the life of the connection. Its recover is the only one: a panic ends
+// this association and no other.
+func (a *acceptor) run() {
+	defer a.server.forget(a)
+	defer a.closeConn()
+	defer func() {
+		if v := recover(); v != nil {
+			a.log.Error("association ended by a panic", "panic", panicText(v), "stack", string(debug.Stack()))
+			a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
+		}
+	}()
+	rq, err := a.awaitRequest()
+	if err != nil {
+		a.refuse(err)
+		return
+	}
+	// Sta2 -> Sta3: AE-6, ARTIM stops, the application decides.
+	ac, accepted, rj := a.set.negotiate(rq)
+	if rj == nil && !a.server.establish(a) {
+		rj = &pdu.AssociateRJ{Result: pdu.RejectedTransient, Source: pdu.RejectSourcePresentation, Reason: pdu.RejectLimitExceeded}
+	}
+	if rj != nil {
+		// Sta3 -> Sta13: AE-8
+		a.log.Warn("association rejected", "calling_ae", rq.CallingAETitle.String(), "called_ae", rq.CalledAETitle.String(), "reason", rj.String())
+		if a.sendPDU(rj) == nil {
+			a.awaitClose(a.set.artim)
+		}
+		return
+	}
+	// Sta3 -> Sta6: AE-7
+	if linger := a.serve(rq, ac, accepted); linger {
+		a.awaitClose(a.set.artim) // Sta13 -> Sta1
+	}
+}
+
+// panicText describes a panic without a value that could hold patient data.
+func panicText(v any) string {
+	if err, ok := v.(runtime.Error); ok {
+		return err.Error()
+	}
+	return fmt.Sprintf("%T", v)
+}
+
+// awaitRequest waits in Sta2 for the A-ASSOCIATE-RQ.
+func (a *acceptor) awaitRequest() (*pdu.AssociateRQ, error) {
+	// Sta1 -> Sta2: AE-5, the connection is open and ARTIM starts. It runs for
+	// the whole request, however slowly its bytes come.
+	if err := a.armRead(time.Now().Add(a.set.artim)); err != nil {
+		return nil, err
+	}
+	p, err := a.pdus.Next()
+	if err != nil {
+		a.lost = true
+		if err = a.cause(err); errors.Is(err, errIdle) {
+			err = errARTIM
+		}
+		return nil, err
+	}
+	rq, ok := p.(*pdu.AssociateRQ)
+	if !ok {
+		if abort, ok := p.(*pdu.Abort); ok {
+			return nil, &AbortError{Source: abort.Source, Reason: abort.Reason}
+		}
+		return nil, providerViolation(pdu.ReasonUnexpectedPDU, "%s where A-ASSOCIATE-RQ was due", p.Type())
+	}
+	return rq, nil
+}
+
+// refuse ends a connection that made no valid request.
+func (a *acceptor) refuse(err error) {
+	var bad *pdu.Error
+	var breach *violation
+	var aborted *AbortError
+	switch {
+	case errors.As(err, &bad) && bad.Reason == pdu.ReasonUnrecognizedPDU:
+		// Not DICOM at all, an HTTP client for example: say so and be gone.
+		a.log.Warn("connection closed: the peer does not speak DICOM", "problem", bad.Problem)
+		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
+	case errors.As(err, &bad), errors.As(err, &breach):
+		// Sta2 -> Sta13: AA-1
+		a.log.Warn("association request refused", "error", err)
+		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
+		a.awaitClose(a.set.artim)
+	case errors.Is(err, io.EOF), errors.As(err, &aborted):
+		a.log.Debug("connection closed by the peer before a request") // Sta2 -> Sta1: AA-5, AA-2
+	default:
+		a.log.Info("connection closed before a request", "error", err) // Sta2 -> Sta1: AA-2, AA-5
+	}
+}
+
+// serve runs the association from its acceptance to its end. It says whether
+// the peer should be waited for.
+func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*presentation) (linger bool) {
+	defer a.server.disestablish(a)
+	a.association = newAssociation(a.id, a.conn.RemoteAddr(), rq)
+	a.log = a.log.With("calling_ae", a.association.callingAETitle)
+	a.peerMax = rq.User.MaxLength
+	for _, pc := range accepted {
+		a.contexts[pc.id] = pc
+	}
+	end := errPanic // until something else is known
+	if h, ok := a.set.handler.(AssociationHandler); ok {
+		h.AssociationOpened(a.association)
+		defer func() { h.AssociationClosed(a.association, end) }()
+	}
+	a.log.Info("association opened", "called_ae", a.association.calledAETitle,
+		"contexts", len(rq.Contexts), "accepted", len(accepted), "peer_max_pdu", a.peerMax,
+		"peer_version", a.association.implementationVersionName)
+	err := a.sendPDU(ac)
+	if err == nil {
+		err = a.messages()
+	}
+	linger, end = a.finish(err)
+	return linger
+}
+
+// errPanic is why an association ended that a panic ended.
+var errPanic = errors.New("internal error, see the log")
+
+// messages serves one message after the other in Sta6 until something ends the
+// association; it never returns nil.
+func (a *acceptor) messages() error {
+	for {
+		pc, rq, err := a.readCommand()
+		if err != nil {
+			return err
+		}
+		if err := a.dispatch(pc, rq); err != nil {
+			return err
+		}
+		a.setBusy(false)
+	}
+}
+
+// finish says good-bye as the reason for the end asks, and returns nil as the
+// reason after a release.
+func (a *acceptor) finish(err error) (linger bool, reason error) {
+	var bad *pdu.Error
+	var breach *violation
+	var aborted *AbortError
+	switch {
+	case errors.Is(err, errReleaseRequested):
+		// Sta8 -> Sta13: AR-4
+		if err := a.sendPDU(&pdu.ReleaseRP{}); err != nil {
+			a.log.Info("association released", "error", err)
+			return false, nil
+		}
+		a.log.Info("association released")
+		return true, nil
+	case errors.As(err, &aborted): // Sta6 -> Sta1: AA-3
+		a.log.Warn("association aborted by the peer", "error", err)
+		return false, err
+	case errors.As(err, &bad): // Sta6 -> Sta13: AA-8
+		a.log.Warn("association aborted", "error", err)
+		a.sendAbort(pdu.AbortSourceProvider, bad.Reason)
+		return true, err
+	case errors.As(err, &breach): // Sta6 -> Sta13: AA-8 or, for the application, AA-1
+		a.log.Warn("association aborted", "error", err)
+		a.sendAbort(breach.source, breach.reason)
+		return true, err
+	case errors.Is(err, errIdle), errors.Is(err, errLifetime), errors.Is(err, errStopping), errors.Is(err, context.Canceled):
+		a.log.Warn("association aborted", "error", err)
+		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified) // Sta6 -> Sta13: AA-1
+		return true, err
+	}
+	a.log.Warn("connection lost", "error", err) // Sta6 -> Sta1: AA-4
+	return false, err
+}
+
+// dispatch carries out one request. An error ends the association.
+func (a *acceptor) dispatch(pc *presentation, rq *command) error {
+	field := rq.field.value
+	if field&commandResponse != 0 {
+		return userViolation("response %04XH although nothing was asked", field)
+	}
+	if field != commandCancelRQ && !rq.messageID.present {
+		return userViolation("command %04XH without a Message ID", field)
+	}
+	data := &dataStream{x: &a.exchange, pc: pc}
+	if !rq.hasDataSet() {
+		data.err = io.EOF
+	}
+	switch field {
+	case commandStoreRQ:
+		return a.store(pc, rq, data)
+	case commandEchoRQ:
+		return a.answer(pc, rq, data, &StatusError{Status: echoStatus(pc)})
+	case commandCancelRQ: // nothing runs beside the read loop; PS3.7 9.3.2.3 has no response
+		return data.drain()
+	}
+	a.log.Warn("unrecognized operation refused", "command", fmt.Sprintf("%04XH", field))
+	return a.answer(pc, rq, data, &StatusError{Status: StatusUnrecognized})
+}
+
+// echoStatus refuses C-ECHO outside Verification, PS3.4 A.4.
+func echoStatus(pc *presentation) Status {
+	if pc.abstractSyntax != VerificationSOPClass {
+		return StatusSOPClassNotSupported
+	}
+	return StatusSuccess
+}
+
+// answer drains what is left of the request and sends its response.
+func (a *acceptor) answer(pc *presentation, rq *command, data *dataStream, status *StatusError) error {
+	if err := data.drain(); err != nil {
+		return err
+	}
+	return a.writeCommand(pc, response(rq, status))
+}

@@ -1,0 +1,138 @@
+package dimse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"hilum/dimse/pdu"
+)
+
+// Store sends one instance with C-STORE, PS3.7 9.1.1. data is the data set,
+// without file meta information, encoded in transferSyntaxUID; it is read to its
+// end. The status is a success or a warning unless the error is a *StatusError.
+// ErrNoContext means that the peer did not accept the SOP class in this transfer
+// syntax. After these two, and after a data set that could not be read from its
+// beginning, the association goes on; after any other error it is closed.
+func (c *Conn) Store(ctx context.Context, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+	var status Status
+	err := c.do(ctx, func() error {
+		var err error
+		status, err = c.store(sopClassUID, sopInstanceUID, transferSyntaxUID, data)
+		return err
+	})
+	return status, err
+}
+
+// commandRoom is the space in front of the first data PDU for the command PDUs,
+// so that both leave in one write.
+const commandRoom = 4096
+
+func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+	pc := c.accepted[PresentationKey{sopClassUID, transferSyntaxUID}]
+	if pc == nil {
+		return 0, ErrNoContext
+	}
+	if !validUID(sopInstanceUID) {
+		return 0, &localError{errors.New("the SOP Instance UID is not a UID")}
+	}
+	c.messageID++
+	w := newCommandWriter(commandStoreRQ, sopClassUID)
+	w.number(elementMessageID, c.messageID)
+	w.number(elementPriority, priorityMedium)
+	w.number(elementDataSetType, dataSetFollows)
+	w.uid(elementAffectedSOPInstance, sopInstanceUID)
+	if err := c.sendMessage(pc, w.bytes(), data); err != nil {
+		return 0, err
+	}
+	rsp, err := c.readResponse(pc, commandStoreRQ)
+	if err != nil {
+		return 0, err
+	}
+	return statusOf(rsp)
+}
+
+// sendMessage writes a command set and its data set, as PDUs filled up to the
+// peer's maximum, each in one write.
+func (c *Conn) sendMessage(pc *presentation, command []byte, data io.Reader) error {
+	size, err := fragmentSize(c.peerMax)
+	if err != nil {
+		return err
+	}
+	const header = pdu.HeaderLength + pdu.PDVHeaderLength
+	// Layout: room for the command, a header, a fragment, and the first byte of
+	// the next fragment. That byte tells whether this fragment is the last.
+	if c.buffer == nil {
+		c.buffer = make([]byte, commandRoom+header+size+1)
+	}
+	payload := c.buffer[commandRoom+header:]
+	carried := 0
+	var prefix []byte
+	for first := true; ; first = false {
+		n, last, err := fill(data, payload, carried)
+		switch {
+		case err != nil && first:
+			return &localError{fmt.Errorf("read data set: %w", err)}
+		case err != nil: // the message cannot be ended any more
+			return &dataError{err}
+		case n == 0:
+			return &localError{errors.New("the data set is empty")}
+		case first:
+			if prefix, err = c.appendCommand(nil, pc, command); err != nil {
+				return err
+			}
+		}
+		fragment := min(n, size)
+		start := commandRoom
+		pdu.AppendDataHeader(c.buffer[:start], pc.id, false, last, fragment)
+		if first && len(prefix) <= commandRoom {
+			start -= copy(c.buffer[start-len(prefix):], prefix)
+		} else if first {
+			if err := c.send(prefix); err != nil {
+				return c.explain(err)
+			}
+		}
+		if err := c.send(c.buffer[start : commandRoom+header+fragment]); err != nil {
+			return c.explain(err)
+		}
+		if last {
+			return nil
+		}
+		carried = copy(payload, payload[size:size+1])
+	}
+}
+
+// dataError is a failure of the caller's data set amid a message.
+type dataError struct{ err error }
+
+func (e *dataError) Error() string { return "read data set: " + e.err.Error() }
+func (e *dataError) Unwrap() error { return e.err }
+
+// fill reads into buf behind the n bytes it holds, until it is full or r has
+// ended. Only io.EOF is an end: a source that is cut off says something else,
+// io.ErrUnexpectedEOF for example.
+func fill(r io.Reader, buf []byte, n int) (int, bool, error) {
+	empty := 0
+	for n < len(buf) {
+		m, err := r.Read(buf[n:])
+		n += m
+		switch {
+		case err == io.EOF:
+			return n, n < len(buf), nil // a full buffer is sorted out by the next call
+		case err != nil:
+			return n, false, err
+		case m > 0:
+			empty = 0
+		default:
+			if empty++; empty >= maxEmptyReads {
+				return n, false, io.ErrNoProgress
+			}
+		}
+	}
+	return n, false, nil
+}
+
+// maxEmptyReads is how many reads in a row may bring nothing, as in package
+// bufio.
+const maxEmptyReads = 100

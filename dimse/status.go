@@ -1,0 +1,107 @@
+package dimse
+
+import (
+	"fmt"
+	"strings"
+
+	"hilum/dimse/dataset"
+)
+
+// Status is the status of a DIMSE response, PS3.7 annex C and PS3.4 B.2.3.
+type Status uint16
+
+// The statuses that this package sends, and those that its handlers need.
+const (
+	StatusSuccess              Status = 0x0000
+	StatusProcessingFailure    Status = 0x0110
+	StatusSOPClassNotSupported Status = 0x0122
+	StatusNotAuthorized        Status = 0x0124
+	StatusUnrecognized         Status = 0x0211 // unrecognized operation
+	StatusOutOfResources       Status = 0xA700
+	StatusDataSetMismatch      Status = 0xA900 // data set does not match SOP class
+	StatusCannotUnderstand     Status = 0xC000
+	StatusCoercion             Status = 0xB000 // stored, elements changed
+	StatusElementsDiscarded    Status = 0xB006 // stored, elements dropped
+	StatusMismatchWarning      Status = 0xB007 // stored, data set does not match SOP class
+)
+
+// Warning says whether the operation was done although not quite as asked.
+// PS3.7 C.1.3: 0001H, 0107H, 0116H and Bxxx.
+func (s Status) Warning() bool {
+	return s == 0x0001 || s == 0x0107 || s == 0x0116 || s&0xF000 == 0xB000
+}
+
+// Failure says whether the operation was not done.
+func (s Status) Failure() bool { return s != StatusSuccess && !s.Warning() }
+
+// String writes the status as the standard does, with its meaning.
+func (s Status) String() string {
+	return fmt.Sprintf("%04XH (%s)", uint16(s), s.meaning())
+}
+
+func (s Status) meaning() string {
+	switch {
+	case s == StatusSuccess:
+		return "success"
+	case s == StatusProcessingFailure:
+		return "processing failure"
+	case s == 0x0111:
+		return "duplicate SOP instance"
+	case s == 0x0112:
+		return "no such SOP instance"
+	case s == 0x0117:
+		return "invalid SOP instance UID"
+	case s == StatusSOPClassNotSupported:
+		return "SOP class not supported"
+	case s == StatusNotAuthorized:
+		return "not authorized"
+	case s == 0x0210:
+		return "duplicate invocation"
+	case s == StatusUnrecognized:
+		return "unrecognized operation"
+	case s == 0x0212:
+		return "mistyped argument"
+	case s&0xFF00 == 0xA700:
+		return "out of resources"
+	case s&0xFF00 == 0xA800:
+		return "SOP class not supported"
+	case s&0xFF00 == 0xA900:
+		return "data set does not match SOP class"
+	case s&0xF000 == 0xC000:
+		return "cannot understand"
+	case s.Warning():
+		return "warning"
+	}
+	return "failure"
+}
+
+// maxErrorComment is the length of Error Comment (0000,0902), VR LO.
+const maxErrorComment = 64
+
+// StatusError is the answer to a request that was not, or not quite, carried
+// out. A Handler returns one to choose what the peer is told, and Conn.Store
+// returns one for what the peer told.
+type StatusError struct {
+	Status            Status
+	Comment           string // at most 64 characters reach the peer; no patient data
+	OffendingElements []dataset.Tag
+}
+
+func (e *StatusError) Error() string {
+	if e.Comment == "" {
+		return "status " + e.Status.String()
+	}
+	return fmt.Sprintf("status %s: %s", e.Status, e.Comment)
+}
+
+// wireComment makes a text fit for Error Comment: ASCII, no backslash, no
+// control characters, at most 64 characters.
+func wireComment(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' || r == '\\' {
+			return '?'
+		}
+		return r
+	}, s)
+	return strings.TrimRight(s[:min(len(s), maxErrorComment)], " ")
+}

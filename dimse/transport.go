@@ -1,0 +1,238 @@
+package dimse
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"hilum/dimse/pdu"
+)
+
+// The reasons why this side ends an association by itself.
+var (
+	errIdle     = errors.New("the peer was silent for longer than the timeout")
+	errLifetime = errors.New("the association lasted longer than the lifetime allows")
+	errStopping = errors.New("the server is stopping")
+	errARTIM    = errors.New("no association request came before the ARTIM timer expired")
+)
+
+// transport is one connection with its PDU reader and its deadlines. All but
+// stop and interrupt belong to the goroutine of the association.
+type transport struct {
+	conn  net.Conn
+	pdus  *pdu.Reader
+	idle  time.Duration // for each PDU read and each write
+	end   time.Time     // of the lifetime; zero is none
+	write []byte        // the last PDU written, used again
+	lost  bool          // a read failed: what follows cannot be told apart
+
+	mu          sync.Mutex
+	busy        bool // guarded by mu: a message is being received or answered
+	stopping    bool // guarded by mu: end when not busy
+	interrupted bool // guarded by mu: end now
+}
+
+// past is a deadline that makes a blocked read or write return at once.
+var past = time.Unix(1, 0)
+
+func newTransport(conn net.Conn, maxData uint32, idle time.Duration, end time.Time) *transport {
+	t := &transport{conn: conn, idle: idle, end: end}
+	if tcp, ok := tcpConn(conn); ok {
+		_ = tcp.SetNoDelay(true) // Go's default; a failure costs speed only
+	}
+	t.pdus = pdu.NewReader(&source{conn: conn, ack: quickAck(conn)}, maxData)
+	return t
+}
+
+// tcpConn finds the TCP connection, under TLS too.
+func tcpConn(c net.Conn) (*net.TCPConn, bool) {
+	if wrapped, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = wrapped.NetConn()
+	}
+	tcp, ok := c.(*net.TCPConn)
+	return tcp, ok
+}
+
+// source is the connection as the PDU reader sees it.
+type source struct {
+	conn net.Conn
+	ack  func() // quickAck, nil where it does not apply
+}
+
+// Read has what comes next acknowledged at once, and reads it.
+func (s *source) Read(p []byte) (int, error) {
+	if s.ack != nil {
+		s.ack()
+	}
+	return s.conn.Read(p)
+}
+
+// next returns the next PDU. The idle timeout runs for the whole PDU, so that a
+// peer cannot hold the connection by sending a byte now and then.
+func (t *transport) next() (pdu.PDU, error) {
+	if err := t.armRead(time.Now().Add(t.idle)); err != nil {
+		return nil, err
+	}
+	p, err := t.pdus.Next()
+	if err != nil {
+		t.lost = true
+	}
+	return p, t.cause(err)
+}
+
+// armRead sets the read deadline, unless the association is to end.
+func (t *transport) armRead(deadline time.Time) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.interrupted || t.stopping && !t.busy {
+		return errStopping
+	}
+	return t.conn.SetReadDeadline(t.earlier(deadline))
+}
+
+func (t *transport) earlier(deadline time.Time) time.Time {
+	if !t.end.IsZero() && t.end.Before(deadline) {
+		return t.end
+	}
+	return deadline
+}
+
+// cause names the reason behind an expired deadline.
+func (t *transport) cause(err error) error {
+	if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.stopping || t.interrupted:
+		return errStopping
+	case !t.end.IsZero() && !time.Now().Before(t.end):
+		return errLifetime
+	}
+	return errIdle
+}
+
+// send writes bytes, whole PDUs, in one write.
+func (t *transport) send(b []byte) error {
+	t.mu.Lock()
+	if t.interrupted {
+		t.mu.Unlock()
+		return errStopping
+	}
+	err := t.conn.SetWriteDeadline(t.earlier(time.Now().Add(t.idle)))
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if _, err := t.conn.Write(b); err != nil {
+		return t.cause(err)
+	}
+	return nil
+}
+
+// sendPDU encodes and writes a PDU.
+func (t *transport) sendPDU(p pdu.PDU) error {
+	b, err := p.Append(t.write[:0])
+	if err != nil {
+		return err
+	}
+	t.write = b
+	if err := t.send(b); err != nil {
+		return fmt.Errorf("write %s: %w", p.Type(), err)
+	}
+	return nil
+}
+
+// abortWriteTimeout bounds the farewell to a peer that no longer reads.
+const abortWriteTimeout = time.Second
+
+// sendAbort writes an A-ABORT, also when the association was interrupted. The
+// connection ends either way, so nobody needs the error.
+func (t *transport) sendAbort(source pdu.AbortSource, reason pdu.AbortReason) {
+	b, err := (&pdu.Abort{Source: source, Reason: reason}).Append(nil)
+	if err != nil {
+		return
+	}
+	_ = t.conn.SetWriteDeadline(time.Now().Add(abortWriteTimeout))
+	_, _ = t.conn.Write(b)
+}
+
+// setBusy marks the begin and the end of a message.
+func (t *transport) setBusy(busy bool) {
+	t.mu.Lock()
+	t.busy = busy
+	t.mu.Unlock()
+}
+
+// stop ends the association once its running message is answered. It may be
+// called from any goroutine.
+func (t *transport) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.stopping = true
+	if !t.busy {
+		_ = t.conn.SetReadDeadline(past) // a closed connection needs no waking
+	}
+}
+
+// interrupt ends the association at the next read or write, or the one that
+// waits now. It may be called from any goroutine.
+func (t *transport) interrupt() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.interrupted = true
+	_ = t.conn.SetDeadline(past) // as above
+}
+
+// stoppingLinger is how long a stopping server waits for a peer to take notice
+// of an A-ABORT.
+const stoppingLinger = 500 * time.Millisecond
+
+// awaitClose is Sta13: wait for the peer to close the connection, at most for
+// the ARTIM time, so that what was written last is not lost in a reset.
+// PS3.8 table 9-10: AA-6 ignores PDUs, AA-7 answers an A-ASSOCIATE-RQ and an
+// invalid PDU with A-ABORT (here once), AA-2 and AR-5 close on A-ABORT and at
+// the end of the connection.
+func (t *transport) awaitClose(artim time.Duration) {
+	t.mu.Lock()
+	t.busy = false // no message is owed an answer any more: stop may wake this
+	if t.stopping || t.interrupted {
+		artim = min(artim, stoppingLinger)
+	}
+	err := t.conn.SetReadDeadline(time.Now().Add(artim))
+	t.mu.Unlock()
+	if err != nil {
+		return
+	}
+	if t.lost {
+		_ = t.pdus.Discard() // ends with the connection or ARTIM
+		return
+	}
+	aborted := false
+	for {
+		p, err := t.pdus.Next()
+		if bad := (*pdu.Error)(nil); errors.As(err, &bad) {
+			if !aborted {
+				t.sendAbort(pdu.AbortSourceProvider, bad.Reason) // AA-7
+			}
+			_ = t.pdus.Discard() // as above
+			return
+		}
+		if err != nil {
+			return // AR-5, or AA-2 when ARTIM expired
+		}
+		switch p.(type) {
+		case *pdu.Abort:
+			return // AA-2
+		case *pdu.AssociateRQ:
+			if !aborted {
+				t.sendAbort(pdu.AbortSourceProvider, pdu.ReasonUnexpectedPDU) // AA-7
+			}
+			aborted = true
+		}
+	}
+}
