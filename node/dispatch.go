@@ -58,19 +58,40 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 		log.Info("analysis interrupted by the end of the node")
 		return interrupted(d.store, job)
 	case errors.As(err, &input), errors.Is(err, report.ErrNoFrameOfReference):
-		log.Warn("series cannot be analysed", "reason", err)
+		log.Warn("series cannot be analysed", "reason", loggable(err))
 		return d.dead(job, err.Error())
 	case job.Attempts >= d.jobs.Attempts:
-		log.Error("analysis given up", "error", err)
+		log.Error("analysis given up", "error", loggable(err))
 		return d.dead(job, fmt.Sprintf("given up after %s: %v", count(job.Attempts, "attempt"), err))
 	}
 	wait := task.Backoff(job.Attempts, d.jobs.Backoff, d.jobs.MaxBackoff)
-	log.Warn("analysis failed, trying again", "error", err, "in", wait)
+	log.Warn("analysis failed, trying again", "error", loggable(err), "in", wait)
 	_, updateErr := d.store.UpdateJob(job.ID, func(j *store.Job) error {
 		j.State, j.Reason, j.NotBefore = store.JobRetry, err.Error(), d.now().Add(wait)
 		return nil
 	})
 	return updateErr
+}
+
+// loggable says what happened without the plugin's own words, which may hold
+// patient data whatever its author promised. Those are kept in the job, where
+// only who may see the images sees them (`hilum job show`).
+func loggable(err error) string {
+	var input *api.InputError
+	var crash *host.CrashError
+	var deadline *host.DeadlineError
+	var failure *host.FailureError
+	switch {
+	case errors.As(err, &input):
+		return "the plugin refused the series; hilum job show has the reason"
+	case errors.As(err, &crash):
+		return "the plugin crashed: it " + crash.Reason
+	case errors.As(err, &deadline):
+		return fmt.Sprintf("the plugin did not finish within %s", deadline.Deadline)
+	case errors.As(err, &failure):
+		return "the plugin failed; hilum job show has its words"
+	}
+	return err.Error()
 }
 
 // finish marks the job done and queues its report for every destination, all

@@ -287,7 +287,11 @@ func Specs(cfg config.Config) ([]host.Spec, error) {
 			if _, err := models.Load(p.Model); err != nil {
 				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
 			}
-			spec.Args = append(spec.Args, "--model", p.Model)
+			model, err := filepath.Abs(p.Model) // the process runs in a folder of its own
+			if err != nil {
+				return nil, fmt.Errorf("plugin %s: find the model: %w", p.Name, err)
+			}
+			spec.Args = append(spec.Args, "--model", model)
 		}
 		spec.Args = append(spec.Args, p.Args...)
 		specs = append(specs, spec)

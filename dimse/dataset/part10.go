@@ -35,7 +35,7 @@ const (
 	// maxMetaBytes bounds the file meta information; a real one has 200 bytes.
 	maxMetaBytes = 1 << 20
 	// maxInflatedPixels bounds pixel data whose size no file size bounds.
-	maxInflatedPixels = 4 << 30
+	maxInflatedPixels = 1 << 30
 )
 
 // metaTags are the elements of File.Meta.

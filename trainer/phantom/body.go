@@ -56,9 +56,8 @@ func newBody(seed int64) *body {
 		d := p.sub(b.heartCentre)
 		// The long axis of the heart points down to the left and forward.
 		d[0] += 0.35 * d[2]
-		return superellipse(d, b.heartHalf)
+		return superellipse(d, b.heartHalf) // only read near the surface, so this will do
 	})
-	b.heart.redistance()
 	b.lung = newField(func(p vec) float64 { return max(b.lungShape(p, 0), b.lungShape(p, 1)) })
 	b.lung.redistance()
 	b.coarse = noiseField(uint64(seed)*2+1, 14)
