@@ -1,0 +1,62 @@
+# Every recipe is a line that you could type. `make help` lists the targets.
+# What make installs beside Debian packages lies in .cache, what it builds in bin.
+
+STATICCHECK := v0.8.2
+PROTOC_GEN_GO := v1.36.12
+PROTOC_GEN_GO_GRPC := v1.6.2
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+PACKAGES := dcmtk dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler
+GO_FOLDERS := cmd dimse models node plugins store trainer
+LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
+PYTHON := $(CURDIR)/.cache/venv/bin/python
+
+.PHONY: help setup packages runtime build test lint demo bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+setup: packages .cache/venv.stamp runtime ## install what is missing: Debian packages, Python environment, ONNX Runtime
+
+packages:
+	@sh .ci/packages $(PACKAGES)
+
+.cache/venv.stamp: trainer/torch/requirements.lock .ci/python
+	sh .ci/python trainer/torch/requirements.lock && touch $@
+
+runtime: .cache/venv.stamp ## install ONNX Runtime into .cache/runtime (for the GPU if there is an NVIDIA driver)
+	@PATH=$(CURDIR)/.cache/uv/bin:$$PATH bash plugins/lungnodule/runtime.sh # uv's environment has pip
+
+build: packages ## build bin/hilum (static) and the plugins
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/hilum ./cmd/hilum
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/plugins/null ./plugins/null
+	CGO_ENABLED=1 go build -trimpath -ldflags '-s -w' -o bin/plugins/lungnodule ./plugins/lungnodule
+
+test: setup build lint ## everything that CI runs
+	HILUM_PYTHON=$(PYTHON) PATH=$(CURDIR)/.cache/venv/bin:$$PATH go test -race ./...
+
+lint: .cache/venv.stamp .cache/staticcheck-$(STATICCHECK).stamp .cache/protoc-$(PROTOC_GEN_GO)-$(PROTOC_GEN_GO_GRPC).stamp ## format, vet, staticcheck, ruff, generated code
+	test -z "$$(gofmt -l $(GO_FOLDERS) | tee /dev/stderr)"
+	go vet ./...
+	.cache/bin/staticcheck ./...
+	.cache/venv/bin/ruff check --no-cache $(GO_FOLDERS) .ci/dockerfile-check
+	.cache/venv/bin/ruff format --no-cache --check $(GO_FOLDERS) .ci/dockerfile-check
+	sh .ci/generated
+
+.cache/staticcheck-$(STATICCHECK).stamp:
+	GOBIN=$(CURDIR)/.cache/bin go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK) && touch $@
+
+.cache/protoc-$(PROTOC_GEN_GO)-$(PROTOC_GEN_GO_GRPC).stamp: | packages
+	GOBIN=$(CURDIR)/.cache/bin go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
+	GOBIN=$(CURDIR)/.cache/bin go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC) && touch $@
+
+demo: setup build ## run a node, send it a chest CT (CT=FOLDER: yours), print the findings
+	rm -rf .cache/demo
+	bin/hilum demo --out .cache/demo $(if $(CT),--ct "$(CT)")
+
+bench: build ## run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what make built and installed (Debian packages stay)
+	rm -rf bin .cache
