@@ -282,7 +282,7 @@ func threads(cfg config.Config) int {
 func Specs(cfg config.Config) ([]host.Spec, error) {
 	specs := make([]host.Spec, 0, len(cfg.Plugins))
 	for _, p := range cfg.Plugins {
-		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Deadline: p.Deadline, Processes: p.Processes}
+		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes}
 		if p.Model != "" {
 			if _, err := models.Load(p.Model); err != nil {
 				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)

@@ -110,6 +110,8 @@ type Plugin struct {
 	Model string `yaml:"model"`
 	// Further arguments of the program, as written here.
 	Args []string `yaml:"args"`
+	// Environment of the program as `KEY=value`, beside the few variables that every plugin gets; nothing of the node's own environment reaches it.
+	Env []string `yaml:"env"`
 	// SHA-256 of the program, in hex. Empty: whatever is found at start, which must then not change while the node runs.
 	SHA256 string `yaml:"sha256"`
 	// Longest time for one series; the process is killed after it.

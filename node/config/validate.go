@@ -111,6 +111,11 @@ func (v validator) plugins(c *Config) {
 		if b, err := hex.DecodeString(pl.SHA256); pl.SHA256 != "" && (err != nil || len(b) != 32) {
 			v.problem(key+".sha256", "%q is not a SHA-256: write the 64 hex digits that sha256sum prints", pl.SHA256)
 		}
+		for j, kv := range pl.Env {
+			if name, _, ok := strings.Cut(kv, "="); !ok || name == "" {
+				v.problem(fmt.Sprintf("%s.env[%d]", key, j), "%q is not KEY=value", kv)
+			}
+		}
 		v.positive(key+".deadline", pl.Deadline)
 		v.between(key+".processes", pl.Processes, 1, maxProcesses)
 		if len(pl.Modalities) == 0 {
