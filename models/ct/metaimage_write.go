@@ -113,6 +113,9 @@ func writeWhole(name string, write func(io.Writer) error) error {
 	if err == nil {
 		err = f.Chmod(0o644) // CreateTemp makes it private; these are data files
 	}
+	if err == nil {
+		err = f.Sync() // or a power cut could leave the name without the voxels
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)

@@ -85,32 +85,82 @@ type Prepared struct {
 // dilation by a ball, masking, bone at the rim, crop. The error is ErrNoLungs
 // when there is nothing to crop to.
 func Prepare(v *Volume, p PrepareSpec, threads int) (*Prepared, error) {
+	return PrepareWith(v, p, PrepareOptions{Threads: threads})
+}
+
+// PrepareOptions are what does not change a model's input for the same lungs.
+type PrepareOptions struct {
+	Threads int // below 1: one for each processor
+	// Lungs is a segmentation to take the lungs from, instead of looking for
+	// them: voxels of value LabelLeftLung and LabelRightLung, on a grid that
+	// covers the scan. nil: none.
+	Lungs *Volume
+	// Step is called at the end of each step with its name; nil: nobody asks.
+	Step func(name string)
+}
+
+// Names of the steps, in their order. The window and the resampling are one
+// step; finding the lungs comes first because it says where to resample.
+const (
+	StepLungs    = "lungs"    // search or segmentation
+	StepResample = "resample" // window and interpolation
+	StepBorder   = "border"   // of the lungs on the new grid
+	StepMask     = "mask"     // hulls, dilation, masking, bone
+	StepCrop     = "crop"
+)
+
+// PrepareWith is Prepare with options.
+func PrepareWith(v *Volume, p PrepareSpec, o PrepareOptions) (*Prepared, error) {
 	if err := p.Validate(); err != nil {
 		return nil, fmt.Errorf("prepare a volume: %w", err)
 	}
 	if err := v.check(); err != nil {
 		return nil, fmt.Errorf("prepare a volume: %w", err)
 	}
+	threads, step := o.Threads, o.Step
+	if step == nil {
+		step = func(string) {}
+	}
 	s := v.view(threads)
 	grid, err := s.resampled(p.SpacingMM)
 	if err != nil {
 		return nil, fmt.Errorf("prepare a volume: %w", err)
 	}
-	found, err := findLungs(&s, threads)
+	var found lungSource
+	if o.Lungs != nil {
+		found, err = newSegmentation(o.Lungs, s.Geometry)
+	} else {
+		found, err = findLungs(&s, threads)
+	}
 	if err != nil {
 		return nil, err
 	}
+	step(StepLungs)
 	around := found.fineBox(grid, max(p.MarginVoxels[0], p.MarginVoxels[1]))
 	data, airy := s.window(grid, around, p.WindowHU, threads)
+	step(StepResample)
 	lungs := found.refine(grid, around, airy, threads)
 	box, err := cropBox(lungs.both(), p.MarginVoxels)
 	if err != nil {
 		return nil, err
 	}
+	step(StepBorder)
 	if p.Masking {
 		p.mask(data, lungs, threads)
+		step(StepMask)
 	}
-	return crop(grid, around, box, data, lungs, threads), nil
+	out := crop(grid, around, box, data, lungs, threads)
+	step(StepCrop)
+	return out, nil
+}
+
+// lungSource tells where the lungs are on any grid with the axes and the origin
+// of the scan.
+type lungSource interface {
+	// fineBox returns the part of g in which lung can be, grown by a margin.
+	fineBox(g Geometry, margin int) [3]span
+	// refine returns the lungs in that part.
+	refine(g Geometry, box [3]span, airy *bitGrid, threads int) lungPair
 }
 
 // window returns the part box of grid g in window values, and which of its

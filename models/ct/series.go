@@ -48,33 +48,11 @@ type Options struct {
 // copies of a slice with the same pixels are left out and named in Notes.
 // Different images at one position are refused.
 func LoadSeries(ctx context.Context, folder string, o Options) (*Volume, error) {
-	o.Threads = threadCount(o.Threads)
-	if o.MaxVoxels < 1 || o.MaxVoxels > MaxVoxels {
-		o.MaxVoxels = MaxVoxels
-	}
-	names, err := seriesFiles(folder)
+	v, stack, err := openSeries(ctx, folder, &o)
 	if err != nil {
 		return nil, err
 	}
-	found, notes, err := readHeaders(ctx, folder, names, o.Threads)
-	if err != nil {
-		return nil, err
-	}
-	stack, err := newStack(found, o.MaxVoxels)
-	if err != nil {
-		return nil, err
-	}
-	v := &Volume{
-		Geometry:            stack.geometry,
-		HU:                  make([]int16, stack.geometry.Voxels()),
-		SeriesInstanceUID:   stack.slices[0].seriesUID,
-		FrameOfReferenceUID: stack.frameOfReference,
-		SOPClassUID:         ctImageStorage,
-		Notes:               append(notes, stack.notes...),
-	}
-	for _, s := range stack.slices {
-		v.SOPInstanceUIDs = append(v.SOPInstanceUIDs, s.sopInstanceUID)
-	}
+	v.HU = make([]int16, v.Voxels())
 	l := loader{folder: folder, decoder: o.Decoder, tables: map[rescale]*hounsfieldTable{}}
 	area := v.Size[0] * v.Size[1]
 	err = forEach(ctx, len(stack.slices), o.Threads, func(k int) error {
@@ -98,6 +76,46 @@ func LoadSeries(ctx context.Context, folder string, o Options) (*Volume, error) 
 		return nil, err
 	}
 	return v, nil
+}
+
+// ReadSeriesHeader builds the same volume as LoadSeries from the headers alone:
+// its HU are nil. Pixels that cannot be decoded are no error of it, nor are
+// second copies of a slice with other pixels.
+func ReadSeriesHeader(ctx context.Context, folder string, o Options) (*Volume, error) {
+	v, _, err := openSeries(ctx, folder, &o)
+	return v, err
+}
+
+// openSeries reads the headers of a series and puts its slices in order. It
+// sets the defaults of o.
+func openSeries(ctx context.Context, folder string, o *Options) (*Volume, *stack, error) {
+	o.Threads = threadCount(o.Threads)
+	if o.MaxVoxels < 1 || o.MaxVoxels > MaxVoxels {
+		o.MaxVoxels = MaxVoxels
+	}
+	names, err := seriesFiles(folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	found, notes, err := readHeaders(ctx, folder, names, o.Threads)
+	if err != nil {
+		return nil, nil, err
+	}
+	stack, err := newStack(found, o.MaxVoxels)
+	if err != nil {
+		return nil, nil, err
+	}
+	v := &Volume{
+		Geometry:            stack.geometry,
+		SeriesInstanceUID:   stack.slices[0].seriesUID,
+		FrameOfReferenceUID: stack.frameOfReference,
+		SOPClassUID:         ctImageStorage,
+		Notes:               append(notes, stack.notes...),
+	}
+	for _, s := range stack.slices {
+		v.SOPInstanceUIDs = append(v.SOPInstanceUIDs, s.sopInstanceUID)
+	}
+	return v, stack, nil
 }
 
 // seriesFiles returns the regular files of folder in name order.

@@ -25,6 +25,7 @@ type demo struct {
 	plugin, model string
 	seed          int64
 	slices        int
+	nodules       int
 	stdout        io.Writer
 	stderr        io.Writer
 }
@@ -62,6 +63,7 @@ result, print the findings, write the report beside the data, stop the node.
 	f.StringVar(&d.model, "model", filepath.Join(filepath.Dir(bin), "models", "nodule-blob"), "model `FOLDER`")
 	f.Int64Var(&d.seed, "seed", 1, "of the synthetic CT")
 	f.IntVar(&d.slices, "slices", 240, "of the synthetic CT")
+	f.IntVar(&d.nodules, "nodules", 10, "in the synthetic CT")
 	return cmd
 }
 
@@ -75,7 +77,7 @@ func (d *demo) run(cmd *cobra.Command) (err error) {
 		d.ct = filepath.Join(d.out, "phantom")
 		d.say("writing a synthetic chest CT of %d slices to %s", d.slices, d.ct)
 		p := newProgress(d.stderr, "phantom")
-		t, err := writePhantom(cmd, d.ct, phantom.Options{Seed: d.seed, Slices: d.slices}, p)
+		t, err := writePhantom(cmd, d.ct, phantom.Options{Seed: d.seed, Slices: d.slices, Nodules: d.nodules}, p)
 		p.finish()
 		if err != nil {
 			return err

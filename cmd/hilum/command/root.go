@@ -98,6 +98,7 @@ PACS as structured reports. For research use; not a medical device.
 		&cobra.Group{ID: "node", Title: "The node:"},
 		&cobra.Group{ID: "look", Title: "What it holds and does:"},
 		&cobra.Group{ID: "peer", Title: "DICOM peers and test data:"},
+		&cobra.Group{ID: "train", Title: "Models:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -105,9 +106,10 @@ PACS as structured reports. For research use; not a medical device.
 			root.AddCommand(c)
 		}
 	}
-	add("node", newServeCommand(g), newDemoCommand(), newConfigCommand(g), newPluginCommand(g), newModelCommand())
+	add("node", newServeCommand(g), newDemoCommand(), newConfigCommand(g), newPluginCommand(g))
 	add("look", newStudyCommand(g), newJobCommand(g), newFindingCommand(g), newDeliveryCommand(g))
 	add("peer", newEchoCommand(g), newSendCommand(g), newPhantomCommand())
+	add("train", newModelCommand(), newTrainCommand(g))
 	root.AddCommand(newVersionCommand())
 	wrapArgs(root)
 	return root

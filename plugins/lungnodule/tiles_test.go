@@ -1,0 +1,182 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"hilum/models"
+	"hilum/models/ct"
+	"hilum/models/nodule"
+)
+
+// scan makes a prepared scan of that size; every voxel is value(x, y, z), and
+// lung where lung says so.
+func scan(size [3]int, value func(x, y, z int) uint8, lung func(x, y, z int) bool) *ct.Prepared {
+	g := ct.Geometry{
+		Size: size, Spacing: [3]float64{1, 1, 1}, Origin: [3]float64{-100, -50, 20},
+		Axes: [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}},
+	}
+	p := &ct.Prepared{Geometry: g, Data: make([]uint8, g.Voxels()), Mask: &ct.Mask{Geometry: g, Bits: make([]uint8, g.Voxels())}}
+	for z := range size[2] {
+		for y := range size[1] {
+			for x := range size[0] {
+				i := g.Index(x, y, z)
+				p.Data[i] = value(x, y, z)
+				if lung(x, y, z) {
+					p.Mask.Bits[i] = 1
+				}
+			}
+		}
+	}
+	return p
+}
+
+func everywhere(int, int, int) bool { return true }
+
+func TestPlanCoversEveryVoxelOnce(t *testing.T) {
+	tests := []struct {
+		name string
+		size [3]int // x, y, z
+		in   models.Input
+	}{
+		{"one tile", [3]int{20, 20, 20}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}},
+		{"equal tiles", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}},
+		{"coarse step", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 96, 64}, Step: 16, Margin: 8}},
+		{"fixed patch", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 48, 80}, Margin: 8}},
+		{"no margin", [3]int{33, 32, 31}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4}},
+		{"one voxel", [3]int{1, 1, 1}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4, Margin: 4}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := scan(tt.size, func(x, y, z int) uint8 { return 0 }, everywhere)
+			pl := plan(p, tt.in, 0)
+			seen := make([]uint8, p.Voxels())
+			for _, s := range pl.starts {
+				for z := s[0]; z < min(s[0]+pl.core[0], tt.size[2]); z++ {
+					for y := s[1]; y < min(s[1]+pl.core[1], tt.size[1]); y++ {
+						for x := s[2]; x < min(s[2]+pl.core[2], tt.size[0]); x++ {
+							seen[p.Index(x, y, z)]++
+						}
+					}
+				}
+			}
+			for i, n := range seen {
+				if n != 1 {
+					t.Fatalf("voxel %d is in %d cores, want 1 (%+v)", i, n, pl)
+				}
+			}
+			for a, n := range pl.patch {
+				if n > tt.in.Patch[a] || tt.in.Step == 0 && n != tt.in.Patch[a] || tt.in.Step > 0 && n%tt.in.Step != 0 {
+					t.Errorf("patch %v does not fit %v in steps of %d", pl.patch, tt.in.Patch, tt.in.Step)
+				}
+			}
+		})
+	}
+}
+
+func TestPlanSkipsTilesWithoutLung(t *testing.T) {
+	in := models.Input{Patch: [3]int{48, 48, 48}, Step: 4, Margin: 8}
+	p := scan([3]int{96, 32, 32}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 20 })
+	if pl := plan(p, in, 0); len(pl.starts) != 1 || pl.skip != 2 {
+		t.Errorf("%d tiles, %d skipped, want 1 and 2", len(pl.starts), pl.skip)
+	}
+	if pl := plan(p, in, 13); len(pl.starts) != 2 || pl.skip != 1 {
+		t.Errorf("with a reach of 13: %d tiles, %d skipped, want 2 and 1", len(pl.starts), pl.skip)
+	}
+}
+
+func TestFill(t *testing.T) {
+	value := func(x, y, z int) uint8 { return uint8(x + 10*y + 100*z) }
+	p := scan([3]int{5, 4, 2}, value, everywhere)
+	const pad = 170
+	table := newScaling(models.Scale{Subtract: 128, Divide: 128})
+	pl := plan(p, models.Input{Patch: [3]int{8, 8, 8}, Step: 4, Margin: 2}, 0)
+	got := make([]float32, pl.voxels())
+	for _, start := range pl.starts {
+		for i := range got {
+			got[i] = -99
+		}
+		pl.fill(got, p, start, table, pad)
+		o := pl.origin(start)
+		i := 0
+		for z := o[0]; z < o[0]+pl.patch[0]; z++ {
+			for y := o[1]; y < o[1]+pl.patch[1]; y++ {
+				for x := o[2]; x < o[2]+pl.patch[2]; x++ {
+					want := float32(pad-128) / 128
+					if x >= 0 && x < 5 && y >= 0 && y < 4 && z >= 0 && z < 2 {
+						want = (float32(value(x, y, z)) - 128) / 128
+					}
+					if got[i] != want {
+						t.Fatalf("tile at %v: voxel %d,%d,%d is %g, want %g", start, x, y, z, got[i], want)
+					}
+					i++
+				}
+			}
+		}
+	}
+}
+
+func TestContains(t *testing.T) {
+	pl := tiling{core: [3]int{16, 16, 16}, margin: 8}
+	for place, want := range map[float64]bool{7.4: false, 7.5: true, 15: true, 23.4: true, 23.5: false} {
+		if got := pl.contains([3]float64{10, place, 10}, 0); got != want {
+			t.Errorf("contains(%g) = %v, want %v", place, got, want)
+		}
+	}
+	if !pl.contains([3]float64{4, 10, 27}, 4) {
+		t.Error("contains with slack 4 refuses 4 voxels outside")
+	}
+}
+
+func TestSelectCandidates(t *testing.T) {
+	// Lung is x < 50; beyond it is chest wall.
+	p := scan([3]int{100, 40, 40}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 50 })
+	at := func(x, d, prob float64) nodule.Candidate {
+		return nodule.Candidate{Z: 20, Y: 20, X: x, Diameter: d, Probability: prob}
+	}
+	in := []nodule.Candidate{
+		at(20, 10, 0.7), at(21, 9, 0.9), // one nodule, twice
+		at(47, 16, 0.8),  // a mass on the pleura, more than half in the lung
+		at(55, 16, 0.85), // one more outside than inside
+		at(70, 16, 0.95), // in the chest wall
+		at(5, 5, 0.6),
+		{Z: -30, Y: 20, X: 20, Diameter: 10, Probability: 0.9}, // outside the scan
+	}
+	got := selectCandidates(in, p, models.Output{NMSIoU: 0.05, Merge: 1, MinInLung: 0.5, TopK: 10})
+	want := []nodule.Candidate{at(21, 9, 0.9), at(47, 16, 0.8), at(5, 5, 0.6)}
+	if loose := selectCandidates(in, p, models.Output{NMSIoU: 0.05, Merge: 0.5, TopK: 10}); !slices.Contains(loose, in[3]) || len(loose) != 4 {
+		t.Errorf("with min_in_lung 0 selected %v, want the one that touches the lung too", loose)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("selected %v, want %v", got, want)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("finding %d is %v, want %v", i, got[i], want[i])
+		}
+	}
+}
+
+func TestFindings(t *testing.T) {
+	g := ct.Geometry{
+		Size: [3]int{10, 10, 10}, Spacing: [3]float64{2, 2, 2}, Origin: [3]float64{-100, -50, 20},
+		Axes: [3][3]float64{{0, 1, 0}, {-1, 0, 0}, {0, 0, 1}}, // x runs along LPS y
+	}
+	cs := []nodule.Candidate{{X: 3, Y: 2, Z: 1, Diameter: 4, Probability: 0.75}}
+	f := findings(cs, g, "1.2.3", "ab")[0]
+	if want := [3]float64{-104, -44, 22}; f.Center != want {
+		t.Errorf("centre %v, want %v", f.Center, want)
+	}
+	if f.DiameterMM != 8 || f.Size != [3]float64{8, 8, 8} || f.Probability != 0.75 {
+		t.Errorf("finding %+v, want 8 mm and 0.75", f)
+	}
+	if err := f.Validate(); err != nil {
+		t.Error(err)
+	}
+	if again := findings(cs, g, "1.2.3", "ab")[0]; again.ID != f.ID {
+		t.Errorf("the same finding is %s and %s", f.ID, again.ID)
+	}
+	if other := findings(cs, g, "1.2.4", "ab")[0]; other.ID == f.ID {
+		t.Error("findings of two series share an ID")
+	}
+}
