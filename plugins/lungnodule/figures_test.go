@@ -82,7 +82,7 @@ func TestFigures(t *testing.T) {
 	}
 	for _, threshold := range thresholds {
 		c := all[threshold]
-		fmt.Printf("threshold %.1f: %d of %d nodules of %g mm and more (%.2f), %.1f false positives a scan\n",
+		fmt.Printf("threshold %.2f: %d of %d nodules of %g mm and more (%.2f), %.1f false positives a scan\n",
 			threshold, c.found, c.nodules, least, float64(c.found)/float64(c.nodules), float64(wrong[threshold])/scans)
 	}
 	for kind, c := range kinds {
