@@ -11,11 +11,11 @@ GO_FOLDERS := cmd dimse models node plugins store trainer
 LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup packages runtime build test lint demo bench clean
+.PHONY: help setup packages runtime build test lint demo bench bench-receive clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: packages .cache/venv.stamp runtime ## install what is missing: Debian packages, Python environment, ONNX Runtime
 
@@ -54,6 +54,10 @@ lint: .cache/venv.stamp .cache/staticcheck-$(STATICCHECK).stamp .cache/protoc-$(
 demo: setup build ## run a node, send it a chest CT (CT=FOLDER: yours), print the findings
 	rm -rf .cache/demo
 	bin/hilum demo --out .cache/demo $(if $(CT),--ct "$(CT)")
+
+bench-receive: build ## how fast scanners can send, against storescp, Orthanc and the disk
+	sh .ci/packages orthanc
+	go run ./cmd/bench-receive -hilum bin/hilum
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
