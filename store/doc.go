@@ -18,6 +18,8 @@
 //	series/<aa>/<sha256>.db       bbolt: one file for each series, named by the hash of its UID
 //	journal/<random>.journal      segments of the write-ahead journal
 //	*.db.new                      a bbolt file being created; without meaning after a crash
+//	backup-*/                     copies that a backup is made of; removed by Open
+//	restoring                     a restore has not ended: Open refuses the folder
 //
 // # The way of an image
 //

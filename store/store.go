@@ -94,7 +94,15 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			err = errors.Join(err, s.closeFiles())
 		}
 	}()
-	if s.lock, err = lockFolder(dir); err != nil {
+	if !o.restoring { // else the lock is held already
+		if s.lock, err = lockFolder(dir); err != nil {
+			return nil, err
+		}
+		if err := refuseRestoring(dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := removeSpools(dir); err != nil {
 		return nil, err
 	}
 	root, err := makeDir(dir, seriesFolder)
