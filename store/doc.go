@@ -21,6 +21,9 @@
 //	backup-*/                     copies that a backup is made of; removed by Open
 //	restoring                     a restore has not ended: Open refuses the folder
 //
+// A folder of an older schema is brought up to date (migrate.go): the index on
+// Open, each series file when it is first opened. A newer one is refused.
+//
 // # The way of an image
 //
 // A Writer puts the bytes into a segment of the journal while they arrive. Commit

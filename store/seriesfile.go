@@ -65,8 +65,9 @@ func seriesPath(uid string) (dir, name string) {
 
 // seriesFiles keeps a bounded number of series files open.
 type seriesFiles struct {
-	root string
-	max  int
+	root    string
+	max     int
+	migrate migrator
 
 	mu      sync.Mutex // guards what follows and the fields of seriesFile
 	open    map[string]*seriesFile
@@ -84,8 +85,8 @@ type seriesFile struct {
 	elem  *list.Element // in idle
 }
 
-func newSeriesFiles(root string, limit int) *seriesFiles {
-	fs := &seriesFiles{root: root, max: limit, open: map[string]*seriesFile{}, blocked: map[string]blockReason{}, idle: list.New()}
+func newSeriesFiles(root string, limit int, m migrator) *seriesFiles {
+	fs := &seriesFiles{root: root, max: limit, migrate: m, open: map[string]*seriesFile{}, blocked: map[string]blockReason{}, idle: list.New()}
 	fs.unused = sync.NewCond(&fs.mu)
 	return fs
 }
@@ -234,7 +235,10 @@ func (fs *seriesFiles) openFile(uid string, create bool) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, writeError(what, err)
 	}
-	if err := view(db, func(tx *bbolt.Tx) error { return checkSeriesFile(tx, uid) }); err != nil {
+	if err = fs.migrate.migrateSeries(db); err == nil {
+		err = view(db, func(tx *bbolt.Tx) error { return checkSeriesFile(tx, uid) })
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), db.Close())
 	}
 	return db, nil
