@@ -9,9 +9,10 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 PACKAGES := dcmtk dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler
 GO_FOLDERS := cmd dimse models node plugins store trainer
 LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
+DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup packages runtime build test lint demo bench bench-receive clean
+.PHONY: help setup packages runtime build test lint demo bench bench-receive crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,6 +62,9 @@ bench-receive: build ## how fast scanners can send, against storescp, Orthanc an
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
+
+crash-test: ## kill -9 nodes under load for DURATION (1m), compare every acknowledged image byte for byte
+	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestCrash$$' -v ./cmd/hilum
 
 clean: ## remove what make built and installed (Debian packages stay)
 	rm -rf bin .cache

@@ -62,7 +62,7 @@ func (a *acceptor) run() {
 	}
 	// Sta2 -> Sta3: AE-6, ARTIM stops, the application decides.
 	ac, accepted, rj := a.set.negotiate(rq)
-	if rj == nil && !a.server.establish(a) {
+	if rj == nil && (!a.admitted(rq) || !a.server.establish(a)) {
 		rj = &pdu.AssociateRJ{Result: pdu.RejectedTransient, Source: pdu.RejectSourcePresentation, Reason: pdu.RejectLimitExceeded}
 	}
 	if rj != nil {
@@ -77,6 +77,18 @@ func (a *acceptor) run() {
 	if linger := a.serve(rq, ac, accepted); linger {
 		a.awaitClose(a.set.artim) // Sta13 -> Sta1
 	}
+}
+
+// admitted asks the application whether it can take another association now.
+func (a *acceptor) admitted(rq *pdu.AssociateRQ) bool {
+	if a.set.admit == nil {
+		return true
+	}
+	err := a.set.admit(newAssociation(a.id, a.conn.RemoteAddr(), rq))
+	if err != nil {
+		a.log.Warn("association not admitted", "error", err)
+	}
+	return err == nil
 }
 
 // panicText describes a panic without a value that could hold patient data.

@@ -98,6 +98,10 @@ type Server struct {
 	// MaxAssociations is the number of associations at a time; one more is
 	// rejected as transient, local limit exceeded.
 	MaxAssociations int
+	// Admit, where given, decides on each association that is otherwise fine. An
+	// error, which is logged and must hold no patient data, rejects it as
+	// transient, local limit exceeded: the peer tries again later.
+	Admit func(a *Association) error
 	// ARTIM bounds the wait for the request and for the peer's close; Idle the
 	// wait for a PDU and for a write; Lifetime, where not 0, the whole
 	// association.
@@ -126,6 +130,7 @@ type settings struct {
 	transferSyntaxes map[string]bool
 	maxPDULength     uint32
 	maxAssociations  int
+	admit            func(*Association) error
 	artim, idle      time.Duration
 	lifetime         time.Duration
 	log              *slog.Logger
@@ -143,6 +148,7 @@ func (s *Server) prepare() error {
 		transferSyntaxes: knownTransferSyntaxes(),
 		maxPDULength:     max(orDefault(s.MaxPDULength, DefaultMaxPDULength), minMaxPDULength),
 		maxAssociations:  orDefault(s.MaxAssociations, DefaultMaxAssociations),
+		admit:            s.Admit,
 		artim:            orDefault(s.ARTIM, DefaultARTIM),
 		idle:             orDefault(s.Idle, DefaultIdle),
 		lifetime:         s.Lifetime,

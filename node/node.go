@@ -74,7 +74,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(cfg.Data, store.Options{Logger: o.Logger, Now: o.Now})
+	st, err := store.Open(cfg.Data, storeOptions(o))
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +105,15 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	o.Logger.Info("node started", "version", o.Version, "ae_title", cfg.AETitle, "listen", n.Addr().String(), "data", cfg.Data, "plugins", len(cfg.Plugins))
 	return n, nil
+}
+
+// storeOptions translates the configuration for the store.
+func storeOptions(o Options) store.Options {
+	so := store.Options{Logger: o.Logger, Now: o.Now, MinFree: int64(o.Config.MinFree)}
+	if so.MinFree == 0 {
+		so.MinFree = -1 // no reserve; zero would be the store's default
+	}
+	return so
 }
 
 // startWork starts what handles images, in the order in which Stop must end
@@ -158,6 +167,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		MaxPDULength:            uint32(cfg.MaxPDU),
 		MaxAssociations:         cfg.MaxAssociations,
+		Admit:                   func(*dimse.Association) error { return st.Room() },
 		ARTIM:                   cfg.Timeouts.ARTIM,
 		Idle:                    cfg.Timeouts.Idle,
 		Lifetime:                cfg.Timeouts.Lifetime,

@@ -17,11 +17,11 @@ const maxProblems = 1000
 
 // CheckReport is what Check found.
 type CheckReport struct {
-	Series      int
-	Instances   int
-	Quarantined int
-	Bytes       int64
-	Problems    []string // one sentence each; empty when all is well
+	Series      int      `json:"series"`
+	Instances   int      `json:"instances"`
+	Quarantined int      `json:"quarantined"`
+	Bytes       int64    `json:"bytes"`
+	Problems    []string `json:"problems"` // one sentence each; empty when all is well
 }
 
 func (r *CheckReport) problem(format string, args ...any) {
@@ -35,7 +35,7 @@ func (r *CheckReport) problem(format string, args ...any) {
 // image that arrives during the check may be left out. The error is that of ctx
 // or of the index; what is wrong with images is in the report.
 func (s *Store) Check(ctx context.Context) (CheckReport, error) {
-	var r CheckReport
+	r := CheckReport{Problems: []string{}}
 	if err := s.checkPending(ctx, &r); err != nil {
 		return r, err
 	}

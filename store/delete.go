@@ -56,7 +56,7 @@ func (s *Store) DeleteSeries(uid string) error {
 			return nil
 		}
 		found = true
-		instances, quarantine := tx.Bucket(bucketInstances), tx.Bucket(bucketQuarantine)
+		instances := tx.Bucket(bucketInstances)
 		for _, u := range uids {
 			e, have, err := lookup(tx, u)
 			if err != nil {
@@ -68,24 +68,8 @@ func (s *Store) DeleteSeries(uid string) error {
 				}
 			}
 		}
-		var keys [][]byte
-		err := quarantine.ForEach(func(k, v []byte) error {
-			var q quarantineRecord
-			if err := json.Unmarshal(v, &q); err != nil {
-				return errors.Join(ErrDamaged, err)
-			}
-			if q.KeptSeries == uid {
-				keys = append(keys, k)
-			}
-			return nil
-		})
-		if err != nil {
+		if err := forgetQuarantine(tx, uid); err != nil {
 			return err
-		}
-		for _, k := range keys {
-			if err := quarantine.Delete(k); err != nil {
-				return err
-			}
 		}
 		meta := tx.Bucket(bucketMeta)
 		if err := putUint(meta, keySeq, max(seq, getUint(meta, keySeq))); err != nil {
@@ -107,6 +91,32 @@ func (s *Store) DeleteSeries(uid string) error {
 	s.mu.Unlock()
 	s.removeTrash()
 	return s.removeSeriesFile(uid)
+}
+
+// forgetQuarantine takes the images out of the quarantine list that lie in the
+// file of a series.
+func forgetQuarantine(tx *bbolt.Tx, series string) error {
+	quarantine := tx.Bucket(bucketQuarantine)
+	var keys [][]byte
+	err := quarantine.ForEach(func(k, v []byte) error {
+		var q quarantineRecord
+		if err := json.Unmarshal(v, &q); err != nil {
+			return errors.Join(ErrDamaged, err)
+		}
+		if q.KeptSeries == series {
+			keys = append(keys, k)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if err := quarantine.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // filedUIDs returns the UIDs that the index lists under a series. It asks the
@@ -144,7 +154,7 @@ func (s *Store) filedUIDs(series string) (uids []string, err error) {
 
 // removeSeriesFile unlinks the file of a series that the index has forgotten.
 func (s *Store) removeSeriesFile(uid string) error {
-	if err := s.files.block(uid); err != nil {
+	if err := s.files.block(uid, fileRemoved); err != nil {
 		return fmt.Errorf("delete series file: %w", err)
 	}
 	defer s.files.unblock(uid)

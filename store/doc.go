@@ -18,6 +18,11 @@
 //	series/<aa>/<sha256>.db       bbolt: one file for each series, named by the hash of its UID
 //	journal/<random>.journal      segments of the write-ahead journal
 //	*.db.new                      a bbolt file being created; without meaning after a crash
+//	backup-*/                     copies that a backup is made of; removed by Open
+//	restoring                     a restore has not ended: Open refuses the folder
+//
+// A folder of an older schema is brought up to date (migrate.go): the index on
+// Open, each series file when it is first opened. A newer one is refused.
 //
 // # The way of an image
 //

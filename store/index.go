@@ -16,7 +16,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// schemaVersion is the format that doc.go describes.
+// schemaVersion is the format that doc.go describes; migrate.go says what to do
+// when it changes.
 const schemaVersion = 1
 
 const indexName = "index.db"
@@ -58,7 +59,7 @@ type change struct {
 }
 
 // openIndex opens or creates index.db. fresh reports that it was created.
-func openIndex(dir string) (x *index, fresh bool, err error) {
+func openIndex(dir string, m migrator) (x *index, fresh bool, err error) {
 	path := filepath.Join(dir, indexName)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		db, err := createBolt(path, func(tx *bbolt.Tx) error {
@@ -80,20 +81,25 @@ func openIndex(dir string) (x *index, fresh bool, err error) {
 		return nil, false, fmt.Errorf("open index %s: %w (what it says of images can be rebuilt from the series files: "+
 			"move it away and start again; the job queue is lost then)", path, err)
 	}
+	var old uint64
 	err = view(db, func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(bucketMeta)
 		if meta == nil {
 			return fmt.Errorf("index %s: buckets missing: %w", path, ErrDamaged)
 		}
-		switch v := getUint(meta, keySchema); v {
-		case schemaVersion:
-		case 0: // the first Open, or a rebuild, did not end
+		switch v := getUint(meta, keySchema); {
+		case v == 0: // the first Open, or a rebuild, did not end
 			fresh = true
-		default:
+		case v < schemaVersion:
+			old = v
+		case v > schemaVersion:
 			return &schemaError{dir: dir, version: v}
 		}
 		return nil
 	})
+	if err == nil && old > 0 {
+		err = m.migrateIndex(db, old)
+	}
 	if err != nil {
 		return nil, false, errors.Join(err, db.Close())
 	}

@@ -31,5 +31,7 @@ type Options struct {
 	// OpenSeries bounds how many series files are open at once. 0: DefaultOpenSeries.
 	OpenSeries int
 
+	restoring bool // Restore opens a folder that no one else may
+
 	faults *faults // tests only: errors injected below the store
 }

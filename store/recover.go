@@ -153,7 +153,10 @@ func (s *Store) rebuildSeries(path string) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
-	defer func() { _ = db.Close() }() // only read
+	defer func() { _ = db.Close() }() // all that was written is on disk
+	if err := s.files.migrate.migrateSeries(db); err != nil {
+		return fmt.Errorf("open %s: %w", filepath.Base(path), err)
+	}
 	var r seriesRecord
 	var images []imageRecord
 	series := ""

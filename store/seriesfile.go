@@ -65,14 +65,15 @@ func seriesPath(uid string) (dir, name string) {
 
 // seriesFiles keeps a bounded number of series files open.
 type seriesFiles struct {
-	root string
-	max  int
+	root    string
+	max     int
+	migrate migrator
 
 	mu      sync.Mutex // guards what follows and the fields of seriesFile
 	open    map[string]*seriesFile
-	blocked map[string]bool // being removed
-	unused  *sync.Cond      // on mu: a file lost its last user
-	idle    *list.List      // of *seriesFile without users, least recently used first
+	blocked map[string]blockReason
+	unused  *sync.Cond // on mu: a file lost its last user, or is no longer blocked
+	idle    *list.List // of *seriesFile without users, least recently used first
 }
 
 type seriesFile struct {
@@ -84,8 +85,8 @@ type seriesFile struct {
 	elem  *list.Element // in idle
 }
 
-func newSeriesFiles(root string, limit int) *seriesFiles {
-	fs := &seriesFiles{root: root, max: limit, open: map[string]*seriesFile{}, blocked: map[string]bool{}, idle: list.New()}
+func newSeriesFiles(root string, limit int, m migrator) *seriesFiles {
+	fs := &seriesFiles{root: root, max: limit, migrate: m, open: map[string]*seriesFile{}, blocked: map[string]blockReason{}, idle: list.New()}
 	fs.unused = sync.NewCond(&fs.mu)
 	return fs
 }
@@ -94,7 +95,10 @@ func newSeriesFiles(root string, limit int) *seriesFiles {
 // create, a missing file is ErrNotFound.
 func (fs *seriesFiles) acquire(uid string, create bool) (*seriesFile, error) {
 	fs.mu.Lock()
-	if fs.blocked[uid] {
+	for fs.blocked[uid] == fileMoved {
+		fs.unused.Wait()
+	}
+	if fs.blocked[uid] == fileRemoved {
 		fs.mu.Unlock()
 		return nil, fmt.Errorf("series file: %w", ErrNotFound)
 	}
@@ -151,12 +155,20 @@ func (fs *seriesFiles) release(f *seriesFile) {
 	}
 }
 
-// block closes the file of a series that is about to be removed, once nobody
-// uses it, and keeps it closed until unblock: who asks meanwhile gets ErrNotFound.
-func (fs *seriesFiles) block(uid string) error {
+// blockReason says why the file of a series is kept closed.
+type blockReason int
+
+const (
+	fileRemoved blockReason = iota + 1 // who asks gets ErrNotFound
+	fileMoved                          // another takes its place: who asks waits
+)
+
+// block closes the file of a series once nobody uses it, and keeps it closed
+// until unblock. The caller holds Store.filing: one block at a time.
+func (fs *seriesFiles) block(uid string, reason blockReason) error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fs.blocked[uid] = true
+	fs.blocked[uid] = reason
 	for fs.open[uid] != nil && fs.open[uid].users > 0 {
 		fs.unused.Wait()
 	}
@@ -173,6 +185,7 @@ func (fs *seriesFiles) unblock(uid string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	delete(fs.blocked, uid)
+	fs.unused.Broadcast()
 }
 
 func (fs *seriesFiles) close() error {
@@ -222,7 +235,10 @@ func (fs *seriesFiles) openFile(uid string, create bool) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, writeError(what, err)
 	}
-	if err := view(db, func(tx *bbolt.Tx) error { return checkSeriesFile(tx, uid) }); err != nil {
+	if err = fs.migrate.migrateSeries(db); err == nil {
+		err = view(db, func(tx *bbolt.Tx) error { return checkSeriesFile(tx, uid) })
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", what, err), db.Close())
 	}
 	return db, nil

@@ -94,7 +94,15 @@ func Open(dir string, o Options) (_ *Store, err error) {
 			err = errors.Join(err, s.closeFiles())
 		}
 	}()
-	if s.lock, err = lockFolder(dir); err != nil {
+	if !o.restoring { // else the lock is held already
+		if s.lock, err = lockFolder(dir); err != nil {
+			return nil, err
+		}
+		if err := refuseRestoring(dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := removeSpools(dir); err != nil {
 		return nil, err
 	}
 	root, err := makeDir(dir, seriesFolder)
@@ -105,10 +113,10 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("create data folder: %w", err)
 	}
-	s.files = newSeriesFiles(root, o.OpenSeries)
+	s.files = newSeriesFiles(root, o.OpenSeries, migrator{migrations, o.Logger})
 	s.journal = journal{dir: jdir, keep: keepSegments}
 	var fresh bool
-	if s.index, fresh, err = openIndex(dir); err != nil {
+	if s.index, fresh, err = openIndex(dir, s.files.migrate); err != nil {
 		return nil, err
 	}
 	if fresh {

@@ -34,6 +34,8 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// Folder of everything the node keeps: images, index, jobs, admin socket. One node at a time may use it.
 	Data string `yaml:"data"`
+	// Room that must stay free on the disk of `data`, such as `2GiB`, beside what images already received still need. Below it new associations are refused for the moment, inside one objects (`A700`); nothing stored is deleted. 0: no reserve.
+	MinFree Bytes `yaml:"min_free"`
 	// Folder in which a series is laid out for a plugin while it is analysed. Empty: inside `data`. A folder in memory (`/dev/shm`) spares the disk one write of each series.
 	Scratch string `yaml:"scratch"`
 	// Allow `listen` beyond loopback. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
@@ -169,6 +171,7 @@ func defaults() (Config, Destination, Plugin) {
 		AETitle:         "HILUM",
 		Listen:          "127.0.0.1:11112",
 		Data:            "./data",
+		MinFree:         256 << 20,
 		MaxPDU:          131072,
 		MaxAssociations: 100,
 		Timeouts:        Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},

@@ -17,7 +17,10 @@ import (
 // keeps a hostile file from the parser, which recurses.
 const maxDepth = 32
 
-var durationType = reflect.TypeFor[time.Duration]()
+var (
+	durationType = reflect.TypeFor[time.Duration]()
+	bytesType    = reflect.TypeFor[Bytes]()
+)
 
 // decoder walks the syntax tree of a file into a Config. The library's own
 // decoder is not used for this: it stops at the first problem and names no
@@ -129,6 +132,8 @@ func (d *decoder) value(n ast.Node, v reflect.Value, key string, at int) {
 	switch {
 	case v.Type() == durationType:
 		d.duration(n, v, key)
+	case v.Type() == bytesType:
+		d.bytes(n, v, key)
 	case v.Kind() == reflect.Struct:
 		d.mapping(n, v, key)
 	case v.Kind() == reflect.Slice:
@@ -250,6 +255,20 @@ func (d *decoder) duration(n ast.Node, v reflect.Value, key string) {
 	default:
 		v.SetInt(int64(value))
 	}
+}
+
+func (d *decoder) bytes(n ast.Node, v reflect.Value, key string) {
+	s, ok := text(n)
+	if !ok {
+		d.add(line(n), key, "%s where an amount belongs, such as 500MB or 2GiB", describe(n))
+		return
+	}
+	value, ok := parseBytes(s)
+	if !ok {
+		d.add(line(n), key, "%q is not an amount: write a number and its unit, such as 500MB or 2GiB", s)
+		return
+	}
+	v.SetInt(int64(value))
 }
 
 // text returns the characters of a scalar that can stand for a text: numbers

@@ -67,6 +67,8 @@ func defaultText(v reflect.Value) string {
 	switch value := v.Interface().(type) {
 	case time.Duration:
 		return "`" + short(value) + "`"
+	case Bytes:
+		return "`" + value.String() + "`"
 	case string:
 		if value == "" {
 			return ""

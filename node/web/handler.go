@@ -34,6 +34,10 @@ type Handler struct {
 //	GET  /api/deliveries                   []Delivery
 //	POST /api/deliveries/{id}/retry        Delivery, queued again
 //	GET  /api/plugins                      []Plugin
+//	GET  /api/quarantine                   []Quarantined
+//	GET  /api/store/check                  store.CheckReport, after every image was read
+//	GET  /api/store/backup                 a backup as a tar archive, see store.Backup
+//	POST /api/store/compact                store.CompactReport
 //
 // A failure is answered with its HTTP status and {"error": "sentence"}.
 func (h *Handler) Routes() http.Handler {
@@ -49,6 +53,10 @@ func (h *Handler) Routes() http.Handler {
 	mux.Handle("GET /api/deliveries", answer(h.Logger, h.deliveries))
 	mux.Handle("POST /api/deliveries/{id}/retry", answer(h.Logger, h.retryDelivery))
 	mux.Handle("GET /api/plugins", answer(h.Logger, func(*http.Request) (any, error) { return h.Plugins(), nil }))
+	mux.Handle("GET /api/quarantine", answer(h.Logger, h.quarantine))
+	mux.Handle("GET /api/store/check", answer(h.Logger, h.checkStore))
+	mux.HandleFunc("GET /api/store/backup", h.backupStore)
+	mux.Handle("POST /api/store/compact", answer(h.Logger, h.compactStore))
 	return mux
 }
 
