@@ -61,10 +61,7 @@ func (a *acceptor) run() {
 		return
 	}
 	// Sta2 -> Sta3: AE-6, ARTIM stops, the application decides.
-	ac, accepted, rj := a.set.negotiate(rq)
-	if rj == nil && !a.server.establish(a) {
-		rj = &pdu.AssociateRJ{Result: pdu.RejectedTransient, Source: pdu.RejectSourcePresentation, Reason: pdu.RejectLimitExceeded}
-	}
+	admission, rj := a.admit(rq)
 	if rj != nil {
 		// Sta3 -> Sta13: AE-8
 		a.log.Warn("association rejected", "calling_ae", rq.CallingAETitle.String(), "called_ae", rq.CalledAETitle.String(), "reason", rj.String())
@@ -74,6 +71,7 @@ func (a *acceptor) run() {
 		return
 	}
 	// Sta3 -> Sta6: AE-7
+	ac, accepted := a.set.negotiate(rq, admission)
 	if linger := a.serve(rq, ac, accepted); linger {
 		a.awaitClose(a.set.artim) // Sta13 -> Sta1
 	}

@@ -93,6 +93,12 @@ type Server struct {
 	// AcceptPrivateSOPClasses also accepts private abstract syntaxes, and ones
 	// the standard may yet define for storage, as storage SOP classes.
 	AcceptPrivateSOPClasses bool
+	// Admit decides who may have an association, and for what; nil admits
+	// everybody. A *RejectError that it returns is what the peer is told; any
+	// other error is logged and tells the peer nothing but that it is rejected.
+	// It is called on the goroutine of the association and must return when ctx
+	// ends.
+	Admit func(ctx context.Context, rq *AssociationRequest) (Admission, error)
 	// MaxPDULength is the longest P-DATA-TF that peers may send.
 	MaxPDULength uint32
 	// MaxAssociations is the number of associations at a time; one more is
@@ -122,6 +128,7 @@ type settings struct {
 	calledAETitle    string
 	anyCalledAETitle bool
 	handler          Handler
+	admit            func(context.Context, *AssociationRequest) (Admission, error)
 	supports         func(abstractSyntax string) bool
 	transferSyntaxes map[string]bool
 	maxPDULength     uint32
@@ -139,6 +146,7 @@ func (s *Server) prepare() error {
 	set := &settings{
 		anyCalledAETitle: s.AcceptAnyCalledAETitle,
 		handler:          s.Handler,
+		admit:            s.Admit,
 		supports:         s.SOPClasses,
 		transferSyntaxes: knownTransferSyntaxes(),
 		maxPDULength:     max(orDefault(s.MaxPDULength, DefaultMaxPDULength), minMaxPDULength),
@@ -281,16 +289,19 @@ func (s *Server) establish(a *acceptor) bool {
 	return true
 }
 
-// disestablish undoes establish when the association ended; the connection may
-// live on until the peer closes it.
+// disestablish undoes establish when the association ended or was rejected; the
+// connection may live on until the peer closes it. It may be called twice.
 func (s *Server) disestablish(a *acceptor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened--
-	a.established = false
+	if a.established {
+		s.opened--
+		a.established = false
+	}
 }
 
 func (s *Server) forget(a *acceptor) {
+	s.disestablish(a) // after a panic it may not have been
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.acceptors, a)

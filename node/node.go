@@ -24,6 +24,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/models"
+	"hilum/node/access"
 	"hilum/node/assemble"
 	"hilum/node/config"
 	"hilum/node/task"
@@ -156,6 +157,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		AcceptAnyCalledAETitle:  cfg.AnyCalledAETitle,
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
+		Admit:                   access.New(cfg).Admit,
 		MaxPDULength:            uint32(cfg.MaxPDU),
 		MaxAssociations:         cfg.MaxAssociations,
 		ARTIM:                   cfg.Timeouts.ARTIM,

@@ -38,11 +38,12 @@ var arrows = map[string]string{
 	"plugins/lungnodule/codec": "models/ct",
 	"trainer/phantom":          "dimse/dataset",
 	"node/assemble":            "",
+	"node/access":              "dimse dimse/pdu node/config",
 	"node/config":              "",
 	"node/report":              "dimse/dataset plugins/api",
 	"node/task":                "plugins/api store",
 	"node/web":                 "node/task store",
-	"node":                     "dimse dimse/dataset models node/assemble node/config node/report node/task node/web plugins/api plugins/host store",
+	"node":                     "dimse dimse/dataset models node/access node/assemble node/config node/report node/task node/web plugins/api plugins/host store",
 	"cmd/hilum/command":        "dimse dimse/dataset models node node/config node/web plugins/host trainer/phantom",
 	"cmd/hilum":                "cmd/hilum/command",
 }

@@ -47,6 +47,10 @@ type Config struct {
 	// Accept associations that call the node by another AE title.
 	AnyCalledAETitle bool `yaml:"any_called_ae_title"`
 
+	// What becomes of the user that a peer may name when it asks for an association (PS3.7 D.3.3.7): `ignored`; `checked`: refused unless it is one of `users`; `required`: refused without one, too. Kerberos, SAML and JWT are not understood, and so refused where users are checked.
+	UserIdentity string `yaml:"user_identity"`
+
+	Users        []User        `yaml:"users"`
 	Timeouts     Timeouts      `yaml:"timeouts"`
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
@@ -58,6 +62,21 @@ type Config struct {
 	File string `yaml:"-"`
 
 	lines map[string]int // key -> line in File, for the messages of Validate
+}
+
+// The values of Config.UserIdentity.
+const (
+	IdentityIgnored  = "ignored"
+	IdentityChecked  = "checked"
+	IdentityRequired = "required"
+)
+
+// User is a user that peers may name.
+type User struct {
+	// User name, unique.
+	Name string `yaml:"name"`
+	// What `hilum config passcode` prints for the passcode. Empty: the name alone is enough, which proves nothing.
+	Passcode string `yaml:"passcode"`
 }
 
 // Timeouts limit how long a peer may keep an association.
@@ -171,6 +190,7 @@ func defaults() (Config, Destination, Plugin) {
 		Data:            "./data",
 		MaxPDU:          131072,
 		MaxAssociations: 100,
+		UserIdentity:    IdentityIgnored,
 		Timeouts:        Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
 		Series:          Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
 		Jobs:            Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},

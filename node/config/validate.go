@@ -29,6 +29,7 @@ var (
 	modalityRule = regexp.MustCompile(`^[A-Z0-9_ ]+$`)
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
+	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
 // Validate checks every value and names the key of each that cannot be used;
@@ -64,6 +65,7 @@ func (c *Config) validate(p *problems) {
 	v.between("jobs.threads", c.Jobs.Threads, 0, maxThreads)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
+	v.users(c)
 	v.destinations(c)
 	v.plugins(c)
 }
@@ -82,6 +84,21 @@ func (v validator) problem(key, format string, args ...any) {
 		k = k[:max(0, strings.LastIndexAny(k, ".["))]
 	}
 	v.add(line, key, format, args...)
+}
+
+func (v validator) users(c *Config) {
+	v.oneOf("user_identity", c.UserIdentity, identities)
+	if c.UserIdentity == IdentityRequired && len(c.Users) == 0 {
+		v.problem("user_identity", "a user is required and `users` names none: every association would be refused")
+	}
+	seen := map[string]int{}
+	for i, u := range c.Users {
+		key := fmt.Sprintf("users[%d]", i)
+		v.name(key, u.Name, seen, i)
+		if _, err := parsePasscode(u.Passcode); u.Passcode != "" && err != nil {
+			v.problem(key+".passcode", "%v", err) // and not the value: it may be the passcode itself
+		}
+	}
 }
 
 func (v validator) destinations(c *Config) {
