@@ -69,6 +69,9 @@ func (a *acceptor) admit(rq *pdu.AssociateRQ) (Admission, *pdu.AssociateRJ) {
 	a.server.disestablish(a)
 	var rejected *RejectError
 	if errors.As(err, &rejected) {
+		if error(rejected) != err { // there is more to say than the peer is told
+			a.log.Warn("association not admitted", "problem", err.Error())
+		}
 		return Admission{}, &pdu.AssociateRJ{Result: rejected.Result, Source: rejected.Source, Reason: rejected.Reason}
 	}
 	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {

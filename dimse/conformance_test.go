@@ -44,6 +44,7 @@ func TestConformanceOfNegotiation(t *testing.T) {
 		for _, want := range []string{
 			fmt.Sprintf("| asynchronous operations window | answered %d, %d whatever", window.Invoked, window.Performed),
 			fmt.Sprintf("| SOP class extended negotiation | storage is answered % X (", ac.User.SOPClassExtended[0].Information),
+			fmt.Sprintf("by its rule, %d/%d/%d", dimse.ErrCallingAETitle.Result, dimse.ErrCallingAETitle.Source, dimse.ErrCallingAETitle.Reason),
 			fmt.Sprintf("user identity %d/%d/%d", dimse.ErrUserIdentity.Result, dimse.ErrUserIdentity.Source, dimse.ErrUserIdentity.Reason),
 		} {
 			if !strings.Contains(string(b), want) {

@@ -104,6 +104,14 @@ type Server struct {
 	// MaxAssociations is the number of associations at a time; one more is
 	// rejected as transient, local limit exceeded.
 	MaxAssociations int
+	// MaxAssociationsPerAddress is the same for the associations of one peer
+	// address; 0 is no limit but MaxAssociations.
+	MaxAssociationsPerAddress int
+	// MaxFailuresPerAddress is how many connections of one peer address may fail
+	// within a minute: rejected for good, not DICOM, or without a request in
+	// time. Above it they are closed unheard until the minute is over. 0 is no
+	// limit.
+	MaxFailuresPerAddress int
 	// ARTIM bounds the wait for the request and for the peer's close; Idle the
 	// wait for a PDU and for a write; Lifetime, where not 0, the whole
 	// association.
@@ -116,6 +124,7 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	acceptors map[*acceptor]struct{}
+	addresses map[string]*address
 	opened    int // established associations
 	lastID    uint64
 	ctx       context.Context
@@ -133,6 +142,8 @@ type settings struct {
 	transferSyntaxes map[string]bool
 	maxPDULength     uint32
 	maxAssociations  int
+	maxPerAddress    int // 0 is none
+	maxFailures      int // 0 is none
 	artim, idle      time.Duration
 	lifetime         time.Duration
 	log              *slog.Logger
@@ -151,6 +162,8 @@ func (s *Server) prepare() error {
 		transferSyntaxes: knownTransferSyntaxes(),
 		maxPDULength:     max(orDefault(s.MaxPDULength, DefaultMaxPDULength), minMaxPDULength),
 		maxAssociations:  orDefault(s.MaxAssociations, DefaultMaxAssociations),
+		maxPerAddress:    max(s.MaxAssociationsPerAddress, 0),
+		maxFailures:      max(s.MaxFailuresPerAddress, 0),
 		artim:            orDefault(s.ARTIM, DefaultARTIM),
 		idle:             orDefault(s.Idle, DefaultIdle),
 		lifetime:         s.Lifetime,
@@ -174,6 +187,7 @@ func (s *Server) prepare() error {
 	}
 	s.listeners = map[net.Listener]struct{}{}
 	s.acceptors = map[*acceptor]struct{}{}
+	s.addresses = map[string]*address{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.prepared = set
 	return nil
@@ -252,22 +266,33 @@ func (s *Server) start(conn net.Conn) {
 		_ = conn.Close() // nothing was said yet
 		return
 	}
-	s.evictPending()
+	key := addressKey(conn.RemoteAddr())
+	from := s.addressOf(key)
+	if s.refused(key, from) {
+		_ = conn.Close() // a peer like this gets no answer that costs anything
+		return
+	}
+	s.evictPending(key, from)
 	s.lastID++
 	a := newAcceptor(s, s.lastID, conn)
+	a.address = key
+	from.connections++
 	s.acceptors[a] = struct{}{}
 	s.running.Go(a.run)
 }
 
 // evictPending closes the oldest connection that is no association, when there
-// are too many. s.mu must be held.
-func (s *Server) evictPending() {
-	if len(s.acceptors)-s.opened < pendingPerAssociation*s.prepared.maxAssociations {
+// are too many: of the new peer's address, if that has too many of its own, or
+// else of all. s.mu must be held.
+func (s *Server) evictPending(key string, from *address) {
+	limit := s.prepared.maxPerAddress
+	own := limit > 0 && from.connections-from.associations >= pendingPerAssociation*limit
+	if !own && len(s.acceptors)-s.opened < pendingPerAssociation*s.prepared.maxAssociations {
 		return
 	}
 	var oldest *acceptor
 	for a := range s.acceptors {
-		if !a.established && (oldest == nil || a.id < oldest.id) {
+		if !a.established && (!own || a.address == key) && (oldest == nil || a.id < oldest.id) {
 			oldest = a
 		}
 	}
@@ -281,10 +306,12 @@ func (s *Server) evictPending() {
 func (s *Server) establish(a *acceptor) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.opened >= s.prepared.maxAssociations {
+	from := s.addressOf(a.address)
+	if limit := s.prepared.maxPerAddress; s.opened >= s.prepared.maxAssociations || limit > 0 && from.associations >= limit {
 		return false
 	}
 	s.opened++
+	from.associations++
 	a.established = true
 	return true
 }
@@ -296,6 +323,7 @@ func (s *Server) disestablish(a *acceptor) {
 	defer s.mu.Unlock()
 	if a.established {
 		s.opened--
+		s.addresses[a.address].associations-- // it stays while it has connections
 		a.established = false
 	}
 }
@@ -305,6 +333,7 @@ func (s *Server) forget(a *acceptor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.acceptors, a)
+	s.addresses[a.address].connections-- // as above
 }
 
 // Shutdown stops accepting, aborts associations that are between two messages

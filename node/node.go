@@ -152,18 +152,25 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	if err := n.serveAdmin(o, st, plugins); err != nil {
 		return err
 	}
+	rules, err := access.New(cfg)
+	if err != nil {
+		return err
+	}
 	server := &dimse.Server{
-		AETitle:                 cfg.AETitle,
-		AcceptAnyCalledAETitle:  cfg.AnyCalledAETitle,
+		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
-		Admit:                   access.New(cfg).Admit,
+		Admit:                   rules.Admit,
 		MaxPDULength:            uint32(cfg.MaxPDU),
 		MaxAssociations:         cfg.MaxAssociations,
-		ARTIM:                   cfg.Timeouts.ARTIM,
-		Idle:                    cfg.Timeouts.Idle,
-		Lifetime:                cfg.Timeouts.Lifetime,
-		Logger:                  o.Logger,
+
+		MaxAssociationsPerAddress: cfg.MaxAssociationsPerAddress,
+		MaxFailuresPerAddress:     cfg.MaxFailuresPerAddress,
+
+		ARTIM:    cfg.Timeouts.ARTIM,
+		Idle:     cfg.Timeouts.Idle,
+		Lifetime: cfg.Timeouts.Lifetime,
+		Logger:   o.Logger,
 	}
 	n.onStop("associations", server.Shutdown)
 	go func() {

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"errors"
+	"net"
 	"testing"
 
 	"hilum/dimse"
@@ -44,10 +45,13 @@ func TestUserIdentity(t *testing.T) {
 		{"a type that nobody knows", identity(99, "ct2", ""), ignored, false},
 	}
 	for setting, bit := range map[string]int{config.IdentityIgnored: ignored, config.IdentityChecked: checked, config.IdentityRequired: required} {
-		rules := access.New(config.Config{UserIdentity: setting, Users: users})
+		rules, err := access.New(config.Config{AETitle: "HILUM", UserIdentity: setting, Users: users})
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, tt := range tests {
 			t.Run(setting+" "+tt.name, func(t *testing.T) {
-				got, err := rules.Admit(t.Context(), &dimse.AssociationRequest{UserIdentity: tt.id})
+				got, err := rules.Admit(t.Context(), &dimse.AssociationRequest{CalledAETitle: "HILUM", UserIdentity: tt.id})
 				if want := tt.admitted&bit != 0; (err == nil) != want || err != nil && !errors.Is(err, dimse.ErrUserIdentity) {
 					t.Errorf("Admit = %v, want admitted %v, else ErrUserIdentity", err, want)
 				}
@@ -58,3 +62,69 @@ func TestUserIdentity(t *testing.T) {
 		}
 	}
 }
+
+// TestPeers: calling and called AE title, address and services.
+func TestPeers(t *testing.T) {
+	const echo, ct = dimse.VerificationSOPClass, "1.2.840.10008.5.1.4.1.1.2"
+	peers := []config.Peer{
+		{AETitle: "CT1", Addresses: []string{"10.1.2.3", "10.1.4.0/24", "fd00::/16"}},
+		{AETitle: "CT2", Called: []string{"RESEARCH", "HILUM"}},
+		{AETitle: "CT3", Services: []string{config.ServiceStore}},
+		{AETitle: "MONITOR", Services: []string{config.ServiceEcho}},
+	}
+	tests := []struct {
+		name                     string
+		calling, called, address string
+		refuse, anyCalled        bool
+		err                      error
+		echo, store              bool
+	}{
+		{"unknown", "X", "HILUM", "10.9.9.9:1", false, false, nil, true, true},
+		{"unknown, refused", "X", "HILUM", "10.9.9.9:1", true, false, dimse.ErrCallingAETitle, false, false},
+		{"blank", "", "HILUM", "10.9.9.9:1", false, false, nil, true, true},
+		{"blank, refused", "", "HILUM", "10.9.9.9:1", true, false, dimse.ErrCallingAETitle, false, false},
+		{"unknown calls another", "X", "RESEARCH", "10.9.9.9:1", false, false, dimse.ErrCalledAETitle, false, false},
+		{"unknown calls another where any will do", "X", "RESEARCH", "10.9.9.9:1", false, true, nil, true, true},
+		{"case counts", "ct1", "HILUM", "10.1.2.3:1", true, false, dimse.ErrCallingAETitle, false, false},
+		{"its address", "CT1", "HILUM", "10.1.2.3:104", true, false, nil, true, true},
+		{"its network", "CT1", "HILUM", "10.1.4.255:104", true, false, nil, true, true},
+		{"its address in an IPv6 socket", "CT1", "HILUM", "[::ffff:10.1.2.3]:104", true, false, nil, true, true},
+		{"its IPv6 network", "CT1", "HILUM", "[fd00::7%eth0]:104", true, false, nil, true, true},
+		{"another address, though unknown peers are accepted", "CT1", "HILUM", "10.1.2.4:104", false, false, dimse.ErrCallingAETitle, false, false},
+		{"no IP address", "CT1", "HILUM", "memory", false, false, dimse.ErrCallingAETitle, false, false},
+		{"a title of its own", "CT2", "RESEARCH", "10.9.9.9:1", true, false, nil, true, true},
+		{"the node's title beside it", "CT2", "HILUM", "10.9.9.9:1", true, false, nil, true, true},
+		{"not its title, where any will do for others", "CT2", "OTHER", "10.9.9.9:1", true, true, dimse.ErrCalledAETitle, false, false},
+		{"store only", "CT3", "HILUM", "10.9.9.9:1", true, false, nil, false, true},
+		{"echo only", "MONITOR", "HILUM", "10.9.9.9:1", true, false, nil, true, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := config.Default()
+			cfg.Peers, cfg.AnyCalledAETitle = peers, tt.anyCalled
+			if tt.refuse {
+				cfg.UnknownPeers = config.UnknownRefuse
+			}
+			rules, err := access.New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := rules.Admit(t.Context(), &dimse.AssociationRequest{CallingAETitle: tt.calling, CalledAETitle: tt.called, RemoteAddr: addr(tt.address)})
+			if (err == nil) != (tt.err == nil) || err != nil && !errors.Is(err, tt.err) {
+				t.Fatalf("Admit = %v, want %v", err, tt.err)
+			}
+			allows := func(uid string) bool { return err == nil && (got.SOPClasses == nil || got.SOPClasses(uid)) }
+			if allows(echo) != tt.echo || allows(ct) != tt.store {
+				t.Errorf("echo %v, store %v, want %v, %v", allows(echo), allows(ct), tt.echo, tt.store)
+			}
+		})
+	}
+}
+
+// addr is an address as a connection gives it.
+type addr string
+
+var _ net.Addr = addr("")
+
+func (addr) Network() string  { return "test" }
+func (a addr) String() string { return string(a) }
