@@ -20,6 +20,7 @@ type acceptor struct {
 	server      *Server
 	set         *settings
 	id          uint64
+	address     string          // of the peer, by which it is counted
 	ctx         context.Context // of the server: it lives as long as the connection
 	log         *slog.Logger
 	association *Association
@@ -61,34 +62,23 @@ func (a *acceptor) run() {
 		return
 	}
 	// Sta2 -> Sta3: AE-6, ARTIM stops, the application decides.
-	ac, accepted, rj := a.set.negotiate(rq)
-	if rj == nil && (!a.admitted(rq) || !a.server.establish(a)) {
-		rj = &pdu.AssociateRJ{Result: pdu.RejectedTransient, Source: pdu.RejectSourcePresentation, Reason: pdu.RejectLimitExceeded}
-	}
+	admission, rj := a.admit(rq)
 	if rj != nil {
 		// Sta3 -> Sta13: AE-8
 		a.log.Warn("association rejected", "calling_ae", rq.CallingAETitle.String(), "called_ae", rq.CalledAETitle.String(), "reason", rj.String())
+		if rj.Result == pdu.RejectedPermanent {
+			a.server.failed(a)
+		}
 		if a.sendPDU(rj) == nil {
 			a.awaitClose(a.set.artim)
 		}
 		return
 	}
 	// Sta3 -> Sta6: AE-7
+	ac, accepted := a.set.negotiate(rq, admission)
 	if linger := a.serve(rq, ac, accepted); linger {
 		a.awaitClose(a.set.artim) // Sta13 -> Sta1
 	}
-}
-
-// admitted asks the application whether it can take another association now.
-func (a *acceptor) admitted(rq *pdu.AssociateRQ) bool {
-	if a.set.admit == nil {
-		return true
-	}
-	err := a.set.admit(newAssociation(a.id, a.conn.RemoteAddr(), rq))
-	if err != nil {
-		a.log.Warn("association not admitted", "error", err)
-	}
-	return err == nil
 }
 
 // panicText describes a panic without a value that could hold patient data.
@@ -133,16 +123,21 @@ func (a *acceptor) refuse(err error) {
 	case errors.As(err, &bad) && bad.Reason == pdu.ReasonUnrecognizedPDU:
 		// Not DICOM at all, an HTTP client for example: say so and be gone.
 		a.log.Warn("connection closed: the peer does not speak DICOM", "problem", bad.Problem)
+		a.server.failed(a)
 		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
 	case errors.As(err, &bad), errors.As(err, &breach):
 		// Sta2 -> Sta13: AA-1
 		a.log.Warn("association request refused", "error", err)
+		a.server.failed(a)
 		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
 		a.awaitClose(a.set.artim)
+	case errors.Is(err, errARTIM):
+		a.log.Info("connection closed before a request", "error", err) // Sta2 -> Sta1: AA-2
+		a.server.failed(a)
 	case errors.Is(err, io.EOF), errors.As(err, &aborted):
 		a.log.Debug("connection closed by the peer before a request") // Sta2 -> Sta1: AA-5, AA-2
 	default:
-		a.log.Info("connection closed before a request", "error", err) // Sta2 -> Sta1: AA-2, AA-5
+		a.log.Info("connection closed before a request", "error", err) // Sta2 -> Sta1: AA-5
 	}
 }
 

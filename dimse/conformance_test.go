@@ -1,10 +1,12 @@
 package dimse_test
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
@@ -26,4 +28,28 @@ func TestConformanceStatement(t *testing.T) {
 			t.Errorf("CONFORMANCE.md does not say %q", want)
 		}
 	}
+}
+
+// TestConformanceOfNegotiation holds the rows on negotiation against what a
+// server answers.
+func TestConformanceOfNegotiation(t *testing.T) {
+	b, err := os.ReadFile("CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		rq := fullRequest()
+		ac := dial(t, listen(t, &dimse.Server{Handler: &recorder{}})).Associate(rq)
+		window := ac.User.AsyncOperations
+		for _, want := range []string{
+			fmt.Sprintf("| asynchronous operations window | answered %d, %d whatever", window.Invoked, window.Performed),
+			fmt.Sprintf("| SOP class extended negotiation | storage is answered % X (", ac.User.SOPClassExtended[0].Information),
+			fmt.Sprintf("by its rule, %d/%d/%d", dimse.ErrCallingAETitle.Result, dimse.ErrCallingAETitle.Source, dimse.ErrCallingAETitle.Reason),
+			fmt.Sprintf("user identity %d/%d/%d", dimse.ErrUserIdentity.Result, dimse.ErrUserIdentity.Source, dimse.ErrUserIdentity.Reason),
+		} {
+			if !strings.Contains(string(b), want) {
+				t.Errorf("CONFORMANCE.md does not say %q", want)
+			}
+		}
+	})
 }

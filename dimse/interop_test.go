@@ -191,3 +191,13 @@ func dialWhenUp(ctx context.Context, t *testing.T, c *dimse.Client, address stri
 		}
 	}
 }
+
+// writeFile writes a file that a tool is given, and returns its name.
+func writeFile(t *testing.T, content []byte) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "instance.dcm")
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}

@@ -59,12 +59,9 @@ func validUID(uid string) bool {
 	return true
 }
 
-// negotiate answers a request: with an A-ASSOCIATE-AC and the accepted contexts,
-// or with an A-ASSOCIATE-RJ.
-func (set *settings) negotiate(rq *pdu.AssociateRQ) (*pdu.AssociateAC, []*presentation, *pdu.AssociateRJ) {
-	if rj := set.screen(rq); rj != nil {
-		return nil, nil, rj
-	}
+// negotiate answers a request that was admitted, and returns the contexts that
+// it accepts.
+func (set *settings) negotiate(rq *pdu.AssociateRQ, admission Admission) (*pdu.AssociateAC, []*presentation) {
 	ac := &pdu.AssociateAC{
 		ProtocolVersion:    pdu.ProtocolVersion,
 		CalledAETitle:      rq.CalledAETitle, // PS3.8 9.3.3: the bytes of the request
@@ -72,45 +69,47 @@ func (set *settings) negotiate(rq *pdu.AssociateRQ) (*pdu.AssociateAC, []*presen
 		Reserved:           rq.Reserved,
 		ApplicationContext: pdu.ApplicationContextName,
 	}
+	roles := proposedRoles(rq.User.Roles)
 	var accepted []*presentation
 	// PS3.8 9.3.3.2: an answer to every context, in the order of the request.
 	// None accepted is still an acceptance.
 	for _, pc := range rq.Contexts {
-		answer := set.answer(pc)
+		answer := set.answer(pc, admission, roles)
 		ac.Contexts = append(ac.Contexts, answer)
 		if answer.Result == pdu.ContextAccepted {
 			accepted = append(accepted, &presentation{id: pc.ID, abstractSyntax: pc.AbstractSyntax, transferSyntax: answer.TransferSyntax})
 		}
 	}
-	ac.User = set.answerUser(&rq.User, accepted)
-	return ac, accepted, nil
+	ac.User = set.answerUser(&rq.User, admission, accepted, roles)
+	return ac, accepted
 }
 
-// screen finds what PS3.8 table 9-21 rejects.
-func (set *settings) screen(rq *pdu.AssociateRQ) *pdu.AssociateRJ {
-	switch {
-	case rq.ProtocolVersion&pdu.ProtocolVersion == 0: // PS3.8 9.3.2: only bit 0 is tested
-		return reject(pdu.RejectSourceACSE, pdu.RejectProtocolVersion)
-	case rq.ApplicationContext != pdu.ApplicationContextName:
-		return reject(pdu.RejectSourceUser, pdu.RejectApplicationContext)
-	case !rq.CallingAETitle.Valid(): // blank is accepted: some ultrasound machines send it
-		return reject(pdu.RejectSourceUser, pdu.RejectCallingAETitle)
-	case !rq.CalledAETitle.Valid(), !set.anyCalledAETitle && rq.CalledAETitle.String() != set.calledAETitle:
-		return reject(pdu.RejectSourceUser, pdu.RejectCalledAETitle)
+// proposedRoles returns the proposal for each SOP class. Of several for one SOP
+// class the first counts. One for neither role says nothing: the default roles
+// hold, as without it.
+func proposedRoles(proposals []pdu.RoleSelection) map[string]pdu.RoleSelection {
+	roles := make(map[string]pdu.RoleSelection, len(proposals))
+	for _, r := range proposals {
+		if _, twice := roles[r.SOPClassUID]; !twice && (r.SCU || r.SCP) {
+			roles[r.SOPClassUID] = r
+		}
 	}
-	return nil
-}
-
-func reject(source pdu.RejectSource, reason pdu.RejectReason) *pdu.AssociateRJ {
-	return &pdu.AssociateRJ{Result: pdu.RejectedPermanent, Source: source, Reason: reason}
+	return roles
 }
 
 // answer accepts the first proposed transfer syntax that the standard knows:
 // data sets are stored as they come, so the sender's preference decides.
-func (set *settings) answer(pc pdu.PresentationContextRQ) pdu.PresentationContextAC {
+func (set *settings) answer(pc pdu.PresentationContextRQ, admission Admission, roles map[string]pdu.RoleSelection) pdu.PresentationContextAC {
 	a := pdu.PresentationContextAC{ID: pc.ID, TransferSyntax: implicitLittleEndian} // not significant unless accepted
 	if !set.supports(pc.AbstractSyntax) {
 		a.Result = pdu.ContextAbstractNotSupported
+		return a
+	}
+	role, proposed := roles[pc.AbstractSyntax]
+	if !admission.allows(pc.AbstractSyntax) || proposed && !role.SCU {
+		// Not for this peer; or it would be SCP only, which it cannot be here,
+		// and a context without a role for it would carry nothing.
+		a.Result = pdu.ContextUserRejection
 		return a
 	}
 	for _, ts := range pc.TransferSyntaxes {
@@ -124,27 +123,40 @@ func (set *settings) answer(pc pdu.PresentationContextRQ) pdu.PresentationContex
 }
 
 // answerUser answers the user information: our maximum length and identity, a
-// synchronous window, and the default roles. Extended negotiation and user
-// identity are not answered, which PS3.7 D.3.3 lets a peer take as unsupported.
-func (set *settings) answerUser(rq *pdu.UserInformation, accepted []*presentation) pdu.UserInformation {
+// synchronous window, the roles, and the extended negotiation of storage. The
+// common extended negotiation has no answer, PS3.7 D.3.3.6.
+func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, accepted []*presentation, roles map[string]pdu.RoleSelection) pdu.UserInformation {
 	u := pdu.UserInformation{
 		MaxLength:                 set.maxPDULength,
 		ImplementationClassUID:    dataset.ImplementationClassUID,
 		ImplementationVersionName: dataset.ImplementationVersionName,
 	}
 	if rq.AsyncOperations != nil {
+		// PS3.7 D.3.3.3: one operation at a time, whatever was proposed.
 		u.AsyncOperations = &pdu.AsyncOperations{Invoked: 1, Performed: 1}
 	}
 	open := map[string]bool{}
 	for _, pc := range accepted {
+		if role, ok := roles[pc.abstractSyntax]; ok && !open[pc.abstractSyntax] {
+			// PS3.7 D.3.3.4: the requestor may be SCU; this side never is.
+			u.Roles = append(u.Roles, pdu.RoleSelection{SOPClassUID: pc.abstractSyntax, SCU: role.SCU})
+		}
 		open[pc.abstractSyntax] = true
 	}
-	for _, r := range rq.Roles {
-		if open[r.SOPClassUID] {
-			open[r.SOPClassUID] = false // one answer each
-			// PS3.7 D.3.3.4: the requestor may be SCU; this side never is.
-			u.Roles = append(u.Roles, pdu.RoleSelection{SOPClassUID: r.SOPClassUID, SCU: r.SCU})
+	for _, x := range rq.SOPClassExtended {
+		if open[x.SOPClassUID] && x.SOPClassUID != VerificationSOPClass {
+			open[x.SOPClassUID] = false // PS3.7 D.3.3.5: one answer each
+			u.SOPClassExtended = append(u.SOPClassExtended, pdu.SOPClassExtended{SOPClassUID: x.SOPClassUID, Information: storageSupport()})
 		}
+	}
+	if id := rq.UserIdentity; id != nil && id.PositiveResponseRequested && admission.Identified {
+		// PS3.7 D.3.3.7.2: of length 0 for a user name, with or without passcode.
+		u.UserIdentityResponse = &pdu.UserIdentityResponse{ServerResponse: []byte{}}
 	}
 	return u
 }
+
+// storageSupport is the answer to the extended negotiation of a storage SOP
+// class, PS3.4 table B.3-2: level 2 (full), digital signatures at level 3 (every
+// bit is preserved), no element is coerced.
+func storageSupport() []byte { return []byte{2, 0, 3, 0, 0, 0} }

@@ -93,15 +93,25 @@ type Server struct {
 	// AcceptPrivateSOPClasses also accepts private abstract syntaxes, and ones
 	// the standard may yet define for storage, as storage SOP classes.
 	AcceptPrivateSOPClasses bool
+	// Admit decides who may have an association, and for what; nil admits
+	// everybody. A *RejectError that it returns is what the peer is told; any
+	// other error is logged and tells the peer nothing but that it is rejected.
+	// It is called on the goroutine of the association and must return when ctx
+	// ends.
+	Admit func(ctx context.Context, rq *AssociationRequest) (Admission, error)
 	// MaxPDULength is the longest P-DATA-TF that peers may send.
 	MaxPDULength uint32
 	// MaxAssociations is the number of associations at a time; one more is
 	// rejected as transient, local limit exceeded.
 	MaxAssociations int
-	// Admit, where given, decides on each association that is otherwise fine. An
-	// error, which is logged and must hold no patient data, rejects it as
-	// transient, local limit exceeded: the peer tries again later.
-	Admit func(a *Association) error
+	// MaxAssociationsPerAddress is the same for the associations of one peer
+	// address; 0 is no limit but MaxAssociations.
+	MaxAssociationsPerAddress int
+	// MaxFailuresPerAddress is how many connections of one peer address may fail
+	// within a minute: rejected for good, not DICOM, or without a request in
+	// time. Above it they are closed unheard until the minute is over. 0 is no
+	// limit.
+	MaxFailuresPerAddress int
 	// ARTIM bounds the wait for the request and for the peer's close; Idle the
 	// wait for a PDU and for a write; Lifetime, where not 0, the whole
 	// association.
@@ -114,6 +124,7 @@ type Server struct {
 	closed    bool
 	listeners map[net.Listener]struct{}
 	acceptors map[*acceptor]struct{}
+	addresses map[string]*address
 	opened    int // established associations
 	lastID    uint64
 	ctx       context.Context
@@ -126,11 +137,13 @@ type settings struct {
 	calledAETitle    string
 	anyCalledAETitle bool
 	handler          Handler
+	admit            func(context.Context, *AssociationRequest) (Admission, error)
 	supports         func(abstractSyntax string) bool
 	transferSyntaxes map[string]bool
 	maxPDULength     uint32
 	maxAssociations  int
-	admit            func(*Association) error
+	maxPerAddress    int // 0 is none
+	maxFailures      int // 0 is none
 	artim, idle      time.Duration
 	lifetime         time.Duration
 	log              *slog.Logger
@@ -144,11 +157,13 @@ func (s *Server) prepare() error {
 	set := &settings{
 		anyCalledAETitle: s.AcceptAnyCalledAETitle,
 		handler:          s.Handler,
+		admit:            s.Admit,
 		supports:         s.SOPClasses,
 		transferSyntaxes: knownTransferSyntaxes(),
 		maxPDULength:     max(orDefault(s.MaxPDULength, DefaultMaxPDULength), minMaxPDULength),
 		maxAssociations:  orDefault(s.MaxAssociations, DefaultMaxAssociations),
-		admit:            s.Admit,
+		maxPerAddress:    max(s.MaxAssociationsPerAddress, 0),
+		maxFailures:      max(s.MaxFailuresPerAddress, 0),
 		artim:            orDefault(s.ARTIM, DefaultARTIM),
 		idle:             orDefault(s.Idle, DefaultIdle),
 		lifetime:         s.Lifetime,
@@ -172,6 +187,7 @@ func (s *Server) prepare() error {
 	}
 	s.listeners = map[net.Listener]struct{}{}
 	s.acceptors = map[*acceptor]struct{}{}
+	s.addresses = map[string]*address{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.prepared = set
 	return nil
@@ -250,22 +266,33 @@ func (s *Server) start(conn net.Conn) {
 		_ = conn.Close() // nothing was said yet
 		return
 	}
-	s.evictPending()
+	key := addressKey(conn.RemoteAddr())
+	from := s.addressOf(key)
+	if s.refused(key, from) {
+		_ = conn.Close() // a peer like this gets no answer that costs anything
+		return
+	}
+	s.evictPending(key, from)
 	s.lastID++
 	a := newAcceptor(s, s.lastID, conn)
+	a.address = key
+	from.connections++
 	s.acceptors[a] = struct{}{}
 	s.running.Go(a.run)
 }
 
 // evictPending closes the oldest connection that is no association, when there
-// are too many. s.mu must be held.
-func (s *Server) evictPending() {
-	if len(s.acceptors)-s.opened < pendingPerAssociation*s.prepared.maxAssociations {
+// are too many: of the new peer's address, if that has too many of its own, or
+// else of all. s.mu must be held.
+func (s *Server) evictPending(key string, from *address) {
+	limit := s.prepared.maxPerAddress
+	own := limit > 0 && from.connections-from.associations >= pendingPerAssociation*limit
+	if !own && len(s.acceptors)-s.opened < pendingPerAssociation*s.prepared.maxAssociations {
 		return
 	}
 	var oldest *acceptor
 	for a := range s.acceptors {
-		if !a.established && (oldest == nil || a.id < oldest.id) {
+		if !a.established && (!own || a.address == key) && (oldest == nil || a.id < oldest.id) {
 			oldest = a
 		}
 	}
@@ -279,27 +306,34 @@ func (s *Server) evictPending() {
 func (s *Server) establish(a *acceptor) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.opened >= s.prepared.maxAssociations {
+	from := s.addressOf(a.address)
+	if limit := s.prepared.maxPerAddress; s.opened >= s.prepared.maxAssociations || limit > 0 && from.associations >= limit {
 		return false
 	}
 	s.opened++
+	from.associations++
 	a.established = true
 	return true
 }
 
-// disestablish undoes establish when the association ended; the connection may
-// live on until the peer closes it.
+// disestablish undoes establish when the association ended or was rejected; the
+// connection may live on until the peer closes it. It may be called twice.
 func (s *Server) disestablish(a *acceptor) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.opened--
-	a.established = false
+	if a.established {
+		s.opened--
+		s.addresses[a.address].associations-- // it stays while it has connections
+		a.established = false
+	}
 }
 
 func (s *Server) forget(a *acceptor) {
+	s.disestablish(a) // after a panic it may not have been
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.acceptors, a)
+	s.addresses[a.address].connections-- // as above
 }
 
 // Shutdown stops accepting, aborts associations that are between two messages

@@ -24,6 +24,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/models"
+	"hilum/node/access"
 	"hilum/node/assemble"
 	"hilum/node/config"
 	"hilum/node/task"
@@ -160,18 +161,30 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	if err := n.serveAdmin(o, st, plugins); err != nil {
 		return err
 	}
+	rules, err := access.New(cfg)
+	if err != nil {
+		return err
+	}
 	server := &dimse.Server{
-		AETitle:                 cfg.AETitle,
-		AcceptAnyCalledAETitle:  cfg.AnyCalledAETitle,
+		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
-		MaxPDULength:            uint32(cfg.MaxPDU),
-		MaxAssociations:         cfg.MaxAssociations,
-		Admit:                   func(*dimse.Association) error { return st.Room() },
-		ARTIM:                   cfg.Timeouts.ARTIM,
-		Idle:                    cfg.Timeouts.Idle,
-		Lifetime:                cfg.Timeouts.Lifetime,
-		Logger:                  o.Logger,
+		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
+			if err := st.Room(); err != nil {
+				return dimse.Admission{}, fmt.Errorf("%w: %w", dimse.ErrNoRoom, err)
+			}
+			return rules.Admit(ctx, rq)
+		},
+		MaxPDULength:    uint32(cfg.MaxPDU),
+		MaxAssociations: cfg.MaxAssociations,
+
+		MaxAssociationsPerAddress: cfg.MaxAssociationsPerAddress,
+		MaxFailuresPerAddress:     cfg.MaxFailuresPerAddress,
+
+		ARTIM:    cfg.Timeouts.ARTIM,
+		Idle:     cfg.Timeouts.Idle,
+		Lifetime: cfg.Timeouts.Lifetime,
+		Logger:   o.Logger,
 	}
 	n.onStop("associations", server.Shutdown)
 	go func() {

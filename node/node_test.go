@@ -457,3 +457,40 @@ func TestStartErrors(t *testing.T) {
 		})
 	}
 }
+
+// TestPeers: the node keeps to the rules of its configuration.
+func TestPeers(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.UnknownPeers = config.UnknownRefuse
+	cfg.Peers = []config.Peer{
+		{AETitle: "CT1", Addresses: []string{"127.0.0.0/8"}, Called: []string{"RESEARCH"}, Services: []string{config.ServiceEcho}},
+		{AETitle: "CT2", Addresses: []string{"192.0.2.1"}},
+	}
+	n, _ := start(t, cfg)
+	for _, tt := range []struct {
+		calling, called string
+		ok              bool
+	}{
+		{"CT1", "RESEARCH", true},
+		{"CT1", "HILUM", false},
+		{"CT2", "HILUM", false},
+		{"CT3", "HILUM", false},
+	} {
+		c := dimse.Client{CallingAETitle: tt.calling, CalledAETitle: tt.called, Timeout: 10 * time.Second, Contexts: []dimse.PresentationContext{
+			dimse.VerificationContext(), {AbstractSyntax: ctImageStorage, TransferSyntaxes: []string{dataset.ExplicitVRLittleEndian}},
+		}}
+		conn, err := c.Dial(t.Context(), n.Addr().String())
+		if (err == nil) != tt.ok {
+			t.Errorf("%s calls %s: %v, want ok %v", tt.calling, tt.called, err, tt.ok)
+		}
+		if err != nil {
+			continue
+		}
+		if err := conn.Echo(t.Context()); err != nil || conn.Accepted(ctImageStorage, dataset.ExplicitVRLittleEndian) {
+			t.Errorf("%s: echo %v, storage %v; want echo only", tt.calling, err, !conn.Accepted(ctImageStorage, dataset.ExplicitVRLittleEndian))
+		}
+		if err := conn.Release(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -58,10 +58,22 @@ type SOPClassCommonExtended struct {
 	RelatedGeneralUIDs []string
 }
 
+// IdentityType says what a UserIdentity holds.
+type IdentityType byte
+
+// The values of PS3.7 table D.3-14.
+const (
+	IdentityUsername IdentityType = 1
+	IdentityPasscode IdentityType = 2 // user name and passcode
+	IdentityKerberos IdentityType = 3
+	IdentitySAML     IdentityType = 4
+	IdentityJWT      IdentityType = 5
+)
+
 // UserIdentity is the user identity negotiation, PS3.7 D.3.3.7. Its fields are
 // credentials: they must not be logged.
 type UserIdentity struct {
-	IdentityType              byte
+	IdentityType              IdentityType
 	PositiveResponseRequested bool
 	Primary, Secondary        []byte
 }
@@ -101,7 +113,7 @@ func (u *UserInformation) encode(e *encoder) {
 		}
 		if id := u.UserIdentity; id != nil {
 			e.item(itemUserIdentityRQ, func() {
-				e.b = append(e.b, id.IdentityType, flag(id.PositiveResponseRequested))
+				e.b = append(e.b, byte(id.IdentityType), flag(id.PositiveResponseRequested))
 				e.field16(string(id.Primary))
 				e.field16(string(id.Secondary))
 			})
@@ -243,7 +255,7 @@ func (u *UserInformation) decodeUserIdentity(c cursor) error {
 		return err
 	}
 	u.UserIdentity = &UserIdentity{
-		IdentityType:              head[0],
+		IdentityType:              IdentityType(head[0]),
 		PositiveResponseRequested: head[1] == 1,
 		Primary:                   clone(primary),
 		Secondary:                 clone(secondary),

@@ -44,11 +44,22 @@ type Config struct {
 	MaxPDU int `yaml:"max_pdu"`
 	// Associations open at the same time; one more is refused with "local limit exceeded".
 	MaxAssociations int `yaml:"max_associations"`
+	// The same for the associations of one peer address (of IPv6: one /64 network), so that one peer cannot shut out the others. 0: no limit.
+	MaxAssociationsPerAddress int `yaml:"max_associations_per_address"`
+	// Connections of one peer address that may fail within a minute (rejected for good, not DICOM, no request in time); above it they are closed unheard until the minute is over. 0: no limit.
+	MaxFailuresPerAddress int `yaml:"max_failures_per_address"`
 	// Store objects of SOP classes that the standard does not name (private ones) too.
 	AcceptPrivateSOPClasses bool `yaml:"accept_private_sop_classes"`
 	// Accept associations that call the node by another AE title.
 	AnyCalledAETitle bool `yaml:"any_called_ae_title"`
 
+	// Peers with a calling AE title that `peers` does not name: `accept` or `refuse`.
+	UnknownPeers string `yaml:"unknown_peers"`
+	// What becomes of the user that a peer may name when it asks for an association (PS3.7 D.3.3.7): `ignored`; `checked`: refused unless it is one of `users`; `required`: refused without one, too. Kerberos, SAML and JWT are not understood, and so refused where users are checked.
+	UserIdentity string `yaml:"user_identity"`
+
+	Peers        []Peer        `yaml:"peers"`
+	Users        []User        `yaml:"users"`
 	Timeouts     Timeouts      `yaml:"timeouts"`
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
@@ -60,6 +71,46 @@ type Config struct {
 	File string `yaml:"-"`
 
 	lines map[string]int // key -> line in File, for the messages of Validate
+}
+
+// The values of Config.UnknownPeers.
+const (
+	UnknownAccept = "accept"
+	UnknownRefuse = "refuse"
+)
+
+// Peer is what a peer may do that calls itself by this AE title. Whoever does
+// so must keep to it, whatever Config.UnknownPeers says.
+type Peer struct {
+	// AE title that the peer calls itself by, unique.
+	AETitle string `yaml:"ae_title"`
+	// Where it may come from: IP addresses, or networks such as `10.1.2.0/24`. Empty: anywhere.
+	Addresses []string `yaml:"addresses"`
+	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
+	Called []string `yaml:"called"`
+	// What it may do: `echo`, `store`. Empty: everything.
+	Services []string `yaml:"services"`
+}
+
+// The services of Peer.Services.
+const (
+	ServiceEcho  = "echo"
+	ServiceStore = "store"
+)
+
+// The values of Config.UserIdentity.
+const (
+	IdentityIgnored  = "ignored"
+	IdentityChecked  = "checked"
+	IdentityRequired = "required"
+)
+
+// User is a user that peers may name.
+type User struct {
+	// User name, unique.
+	Name string `yaml:"name"`
+	// What `hilum config passcode` prints for the passcode. Empty: the name alone is enough, which proves nothing.
+	Passcode string `yaml:"passcode"`
 }
 
 // Timeouts limit how long a peer may keep an association.
@@ -174,10 +225,16 @@ func defaults() (Config, Destination, Plugin) {
 		MinFree:         256 << 20,
 		MaxPDU:          131072,
 		MaxAssociations: 100,
-		Timeouts:        Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
-		Series:          Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
-		Jobs:            Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
-		Log:             Log{Level: "info", Format: "text"},
+
+		MaxAssociationsPerAddress: 50,
+		MaxFailuresPerAddress:     60,
+
+		UnknownPeers: UnknownAccept,
+		UserIdentity: IdentityIgnored,
+		Timeouts:     Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
+		Series:       Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
+		Jobs:         Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
+		Log:          Log{Level: "info", Format: "text"},
 	}
 	d := Destination{Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
 	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}

@@ -24,6 +24,8 @@ func Reference() (string, error) {
 	items := map[reflect.Type]reflect.Value{
 		reflect.TypeFor[Destination](): reflect.ValueOf(destination),
 		reflect.TypeFor[Plugin]():      reflect.ValueOf(plugin),
+		reflect.TypeFor[Peer]():        reflect.ValueOf(Peer{}),
+		reflect.TypeFor[User]():        reflect.ValueOf(User{}),
 	}
 	if err := referenceRows(&b, reflect.ValueOf(c), "", comments, items); err != nil {
 		return "", err

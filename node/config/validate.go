@@ -16,6 +16,7 @@ const (
 	minPDU          = 4096     // less makes every image thousands of PDUs
 	maxPDU          = 16 << 20 // a PDU is held in memory, per association
 	maxAssociations = 10_000   // each costs buffers and a file descriptor
+	maxFailures     = 100_000  // more is no limit
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
 	maxThreads      = 1024     // more than any machine has cores
@@ -29,6 +30,9 @@ var (
 	modalityRule = regexp.MustCompile(`^[A-Z0-9_ ]+$`)
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
+	unknowns     = []string{UnknownAccept, UnknownRefuse}
+	services     = []string{ServiceEcho, ServiceStore}
+	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
 // Validate checks every value and names the key of each that cannot be used;
@@ -47,6 +51,8 @@ func (c *Config) validate(p *problems) {
 	v.required("data", c.Data)
 	v.between("max_pdu", c.MaxPDU, minPDU, maxPDU)
 	v.between("max_associations", c.MaxAssociations, 1, maxAssociations)
+	v.between("max_associations_per_address", c.MaxAssociationsPerAddress, 0, maxAssociations)
+	v.between("max_failures_per_address", c.MaxFailuresPerAddress, 0, maxFailures)
 	v.positive("timeouts.artim", c.Timeouts.ARTIM)
 	v.positive("timeouts.idle", c.Timeouts.Idle)
 	v.notNegative("timeouts.lifetime", c.Timeouts.Lifetime)
@@ -64,6 +70,8 @@ func (c *Config) validate(p *problems) {
 	v.between("jobs.threads", c.Jobs.Threads, 0, maxThreads)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
+	v.peers(c)
+	v.users(c)
 	v.destinations(c)
 	v.plugins(c)
 }
@@ -82,6 +90,65 @@ func (v validator) problem(key, format string, args ...any) {
 		k = k[:max(0, strings.LastIndexAny(k, ".["))]
 	}
 	v.add(line, key, format, args...)
+}
+
+func (v validator) peers(c *Config) {
+	v.oneOf("unknown_peers", c.UnknownPeers, unknowns)
+	if c.UnknownPeers == UnknownRefuse && len(c.Peers) == 0 {
+		v.problem("unknown_peers", "unknown peers are refused and `peers` names none: every association would be refused")
+	}
+	seen := map[string]int{}
+	for i, p := range c.Peers {
+		key := fmt.Sprintf("peers[%d]", i)
+		v.aeTitle(key+".ae_title", p.AETitle)
+		if first, twice := seen[p.AETitle]; twice && p.AETitle != "" {
+			v.problem(key+".ae_title", "%q is the AE title of peers[%d] too: write one rule for it", p.AETitle, first)
+		} else {
+			seen[p.AETitle] = i
+		}
+		for j, a := range p.Addresses {
+			if _, err := ParseNetwork(a); err != nil {
+				v.problem(fmt.Sprintf("%s.addresses[%d]", key, j), "%v", err)
+			}
+		}
+		for j, title := range p.Called {
+			v.aeTitle(fmt.Sprintf("%s.called[%d]", key, j), title)
+		}
+		for j, s := range p.Services {
+			v.oneOf(fmt.Sprintf("%s.services[%d]", key, j), s, services)
+		}
+	}
+}
+
+// ParseNetwork reads an item of Peer.Addresses.
+func ParseNetwork(s string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil || p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q is not an IP address or a network: write 10.1.2.3 or 10.1.2.0/24", s)
+	case p.Masked() != p:
+		return netip.Prefix{}, fmt.Errorf("%q is an address within the network %s: write one of the two", s, p.Masked())
+	}
+	return p, nil
+}
+
+func (v validator) users(c *Config) {
+	v.oneOf("user_identity", c.UserIdentity, identities)
+	if c.UserIdentity == IdentityRequired && len(c.Users) == 0 {
+		v.problem("user_identity", "a user is required and `users` names none: every association would be refused")
+	}
+	seen := map[string]int{}
+	for i, u := range c.Users {
+		key := fmt.Sprintf("users[%d]", i)
+		v.name(key, u.Name, seen, i)
+		if _, err := parsePasscode(u.Passcode); u.Passcode != "" && err != nil {
+			v.problem(key+".passcode", "%v", err) // and not the value: it may be the passcode itself
+		}
+	}
 }
 
 func (v validator) destinations(c *Config) {

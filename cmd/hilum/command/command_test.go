@@ -15,6 +15,7 @@ import (
 
 	"hilum/cmd/hilum/command"
 	"hilum/dimse"
+	"hilum/node/config"
 	"hilum/store"
 )
 
@@ -211,5 +212,27 @@ func TestStoredData(t *testing.T) {
 		if _, stderr, code := run(append(args, "--config", cfg)...); code != 1 || !strings.Contains(stderr, args[len(args)-1]) && !strings.Contains(stderr, "9.9") {
 			t.Errorf("%v: %d, %q, want 1 and a sentence that names it", args, code, stderr)
 		}
+	}
+}
+
+// TestConfigPasscode: what it prints stands for the passcode in a configuration
+// that is good, and does not hold it.
+func TestConfigPasscode(t *testing.T) {
+	var out bytes.Buffer
+	root := command.NewRootCommand()
+	root.SetArgs([]string{"config", "passcode"})
+	root.SetIn(strings.NewReader("open sesame\n"))
+	root.SetOut(&out)
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hash := strings.TrimSpace(out.String())
+	user := config.User{Name: "ct1", Passcode: hash}
+	if strings.Contains(hash, "sesame") || !user.Verify([]byte("open sesame")) || user.Verify([]byte("open sesam")) {
+		t.Errorf("config passcode = %q, want a hash of the line without its end", hash)
+	}
+	file := write(t, "hilum.yaml", "user_identity: required\nusers: [{name: ct1, passcode: \""+hash+"\"}]\n")
+	if stdout, stderr, code := run("config", "check", "--config", file); code != 0 {
+		t.Errorf("config check = %d, %s%s", code, stdout, stderr)
 	}
 }
