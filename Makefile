@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup packages runtime build test lint demo bench bench-receive crash-test clean
+.PHONY: help setup packages runtime build test lint demo bench bench-prepare bench-receive crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,9 @@ demo: setup build ## run a node, send it a chest CT (CT=FOLDER: yours), print th
 bench-receive: build ## how fast scanners can send, against storescp, Orthanc and the disk
 	sh .ci/packages orthanc
 	go run ./cmd/bench-receive -hilum bin/hilum
+
+bench-prepare: build .cache/venv.stamp ## train prepare against NumPy and SciPy (CT=FOLDER: yours)
+	$(PYTHON) trainer/torch/bench/prepare_reference.py --hilum bin/hilum $(CT)
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

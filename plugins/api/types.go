@@ -51,7 +51,7 @@ type Model struct {
 // Job is one series to analyse.
 type Job struct {
 	ID       string
-	Folder   string            // Part 10 files of one series; read-only
+	Folder   string            // Part 10 files of one series, or (from the trainer) one MetaImage; read-only
 	Series   map[string]string // DICOM keyword to text; the host takes out who the patient is
 	Findings []Finding         // of the plugins that ran before this one
 	Device   string            // "cpu", "cuda:0"

@@ -14,7 +14,6 @@ import (
 	"hilum/models/ct"
 	"hilum/models/nodule"
 	"hilum/plugins/api"
-	"hilum/plugins/lungnodule/codec"
 )
 
 // Name and version of the plugin in results; the version is that of its code.
@@ -139,7 +138,7 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 
 	start := time.Now()
 	progress(progressRead, "reading the series")
-	v, err := ct.LoadSeries(ctx, job.Folder, ct.Options{Decoder: codec.Decode, Threads: threads})
+	v, err := loadScan(ctx, job, threads)
 	if err != nil {
 		return api.Result{}, seriesError(err)
 	}

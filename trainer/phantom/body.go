@@ -15,7 +15,8 @@ const (
 // (positive inside), and the trees in the lungs.
 type body struct {
 	seed             int64
-	skin, lung       *field // distance to the surface of the body; of both lungs
+	low, high        float64 // ends of the scan: nodules lie between them
+	skin, lung       *field  // distance to the surface of the body; of both lungs
 	heart            *field
 	coarse, fine     *field // texture, mean 0, standard deviation near 1
 	domes            [2]vec // top of the diaphragm, right and left
@@ -36,7 +37,7 @@ type fissure struct{ z, slope, bend float64 }
 func newBody(seed int64) *body {
 	r := rng(seed, "body")
 	jitter := func(spread float64) float64 { return (2*r.Float64() - 1) * spread }
-	b := &body{seed: seed}
+	b := &body{seed: seed, high: scanHeight}
 	b.domes = [2]vec{
 		{-62 + jitter(4), -10 + jitter(5), 66 + jitter(8)},
 		{60 + jitter(4), -10 + jitter(5), 54 + jitter(8)},

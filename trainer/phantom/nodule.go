@@ -1,6 +1,7 @@
 package phantom
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -77,15 +78,21 @@ func placeNodules(b *body, r *rand.Rand, count int) ([]*nodule, error) {
 		d := smallestDiameter * math.Pow(largestDiameter/smallestDiameter, (float64(i)+r.Float64())/float64(count))
 		nodules = append(nodules, newNodule(r, math.Round(d*10)/10))
 	}
-	slices.Reverse(nodules) // the largest first: they are hardest to place
+	return nodules, settleAll(b, r, nodules)
+}
+
+// settleAll finds a place for each nodule and leaves them with the largest
+// first: those are hardest to place.
+func settleAll(b *body, r *rand.Rand, nodules []*nodule) error {
+	slices.SortStableFunc(nodules, func(p, q *nodule) int { return cmp.Compare(q.radius, p.radius) })
 	obstacles := largeTubes(b)
 	for i, n := range nodules {
 		if !n.settle(b, r, obstacles, nodules[:i]) {
-			return nil, fmt.Errorf("no room for nodule %d of %d (%.0f mm): ask for fewer", i+1, count, 2*n.radius)
+			return fmt.Errorf("no room for nodule %d of %d (%.0f mm): ask for fewer", i+1, len(nodules), 2*n.radius)
 		}
 		n.addSpicules(b, r)
 	}
-	return nodules, nil
+	return nil
 }
 
 func newNodule(r *rand.Rand, diameter float64) *nodule {
@@ -139,7 +146,7 @@ func (n *nodule) settle(b *body, r *rand.Rand, obstacles []tube, others []*nodul
 		if try == placementTries/2 {
 			n.place = PlaceIsolated
 		}
-		p := vec{(2*r.Float64() - 1) * 140, (2*r.Float64() - 1) * 100, r.Float64() * scanHeight}
+		p := vec{(2*r.Float64() - 1) * 140, (2*r.Float64() - 1) * 100, b.low + r.Float64()*(b.high-b.low)}
 		depth := b.lung.at(p)
 		if depth < 1 {
 			continue
@@ -172,6 +179,9 @@ func (n *nodule) settle(b *body, r *rand.Rand, obstacles []tube, others []*nodul
 // vessels and airways and away from the other nodules.
 func (n *nodule) free(b *body, obstacles []tube, others []*nodule) bool {
 	reach := n.reach()
+	if n.centre[2]-reach < b.low || n.centre[2]+reach > b.high {
+		return false
+	}
 	for _, o := range others {
 		if o.centre.sub(n.centre).norm() < reach+o.reach()+noduleDistance {
 			return false

@@ -46,6 +46,8 @@ type Options struct {
 	Nodules int     // default 10; negative: none
 	Noise   float64 // standard deviation in HU; default 18, negative: none
 	Threads int     // slices made at the same time; default all cores
+
+	height float64 // of the scan, the middle of the body, mm; 0: scanHeight
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -79,17 +81,25 @@ func (o Options) withDefaults() (Options, error) {
 type grid struct {
 	n, slices int
 	pixel, dz float64
+	bottom    float64 // lower end of the scan in body space
 }
 
 func (o Options) grid() grid {
-	return grid{n: o.Rows, slices: o.Slices, pixel: fieldOfView / float64(o.Rows), dz: scanHeight / float64(o.Slices)}
+	height := o.height
+	if height == 0 {
+		height = scanHeight
+	}
+	return grid{
+		n: o.Rows, slices: o.Slices, pixel: fieldOfView / float64(o.Rows),
+		dz: height / float64(o.Slices), bottom: (scanHeight - height) / 2,
+	}
 }
 
 // x returns the coordinate of a column (or, as y, of a row) in body space.
 func (g grid) x(i int) float64 { return (float64(i) - float64(g.n-1)/2) * g.pixel }
 
 // z returns the height of a slice in body space; slice 0 is the lowest.
-func (g grid) z(k int) float64 { return (float64(k) + 0.5) * g.dz }
+func (g grid) z(k int) float64 { return g.bottom + (float64(k)+0.5)*g.dz }
 
 // patientOffset leads from body space (x to the left, y to the back, z up,
 // origin on the axis at the bottom) to patient coordinates (LPS). It is not

@@ -53,8 +53,8 @@ type sliceContent struct {
 func newScene(b *body, nodules []*nodule, o Options) *scene {
 	s := &scene{body: b, grid: o.grid(), nodules: nodules, noise: o.Noise, slices: make([]sliceContent, o.Slices)}
 	each := func(low, high float64, f func(*sliceContent)) {
-		first := int(math.Floor(low/s.dz - 0.5))
-		last := int(math.Ceil(high/s.dz + 0.5))
+		first := int(math.Floor((low-s.bottom)/s.dz - 0.5))
+		last := int(math.Ceil((high-s.bottom)/s.dz + 0.5))
 		for k := max(first, 0); k <= min(last, s.grid.slices-1); k++ {
 			f(&s.slices[k])
 		}

@@ -87,12 +87,17 @@ func writeTruth(file string, t Truth) error {
 	if err != nil {
 		return fmt.Errorf("encode the truth of the phantom: %w", err)
 	}
-	temp, err := os.CreateTemp(filepath.Dir(file), ".truth-*")
+	return writeWhole(file, append(text, '\n'))
+}
+
+// writeWhole writes a file in one piece.
+func writeWhole(file string, text []byte) error {
+	temp, err := os.CreateTemp(filepath.Dir(file), ".phantom-*")
 	if err != nil {
-		return fmt.Errorf("write the truth of the phantom: %w", err)
+		return fmt.Errorf("write a file of the phantom: %w", err)
 	}
 	defer os.Remove(temp.Name()) // after the rename there is nothing left to remove
-	_, err = temp.Write(append(text, '\n'))
+	_, err = temp.Write(text)
 	if err == nil {
 		err = temp.Chmod(0o644)
 	}
@@ -106,7 +111,7 @@ func writeTruth(file string, t Truth) error {
 		err = os.Rename(temp.Name(), file)
 	}
 	if err != nil {
-		return fmt.Errorf("write the truth of the phantom: %w", err)
+		return fmt.Errorf("write %s: %w", filepath.Base(file), err)
 	}
 	return nil
 }
