@@ -109,7 +109,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 
 // storeOptions translates the configuration for the store.
 func storeOptions(o Options) store.Options {
-	so := store.Options{Logger: o.Logger, Now: o.Now, MinFree: int64(o.Config.MinFree)}
+	so := store.Options{Logger: o.Logger, Now: o.Now, MinFree: int64(o.Config.MinFree), Duplicates: store.Duplicates(o.Config.Duplicates)}
 	if so.MinFree == 0 {
 		so.MinFree = -1 // no reserve; zero would be the store's default
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Room that must stay free on the disk of `data`, such as `2GiB`, beside what images already received still need. Below it new associations are refused for the moment, inside one objects (`A700`); nothing stored is deleted. 0: no reserve.
 	MinFree Bytes `yaml:"min_free"`
+	// What happens to an image when other bytes are stored under its UID already: `keep-first` puts the second into quarantine (`hilum store quarantine list`), `replace` has it take the place of the first and the series analysed again (one that names another series goes to quarantine), `reject` refuses it with status 0111H.
+	Duplicates string `yaml:"duplicates"`
 	// Folder in which a series is laid out for a plugin while it is analysed. Empty: inside `data`. A folder in memory (`/dev/shm`) spares the disk one write of each series.
 	Scratch string `yaml:"scratch"`
 	// Allow `listen` beyond loopback. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
@@ -172,6 +174,7 @@ func defaults() (Config, Destination, Plugin) {
 		Listen:          "127.0.0.1:11112",
 		Data:            "./data",
 		MinFree:         256 << 20,
+		Duplicates:      "keep-first",
 		MaxPDU:          131072,
 		MaxAssociations: 100,
 		Timeouts:        Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
