@@ -157,6 +157,9 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		group.Go(func() { w.work(ctx) })
 	}
 
+	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
+	group.Go(func() { keep.run(ctx) })
+
 	if err := n.serveAdmin(o, st, plugins); err != nil {
 		return err
 	}

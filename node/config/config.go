@@ -56,6 +56,7 @@ type Config struct {
 	Destinations []Destination `yaml:"destinations"`
 	Plugins      []Plugin      `yaml:"plugins"`
 	Jobs         Jobs          `yaml:"jobs"`
+	Retention    Retention     `yaml:"retention"`
 	Log          Log           `yaml:"log"`
 
 	// File is the file that was read, "" when there was none.
@@ -136,6 +137,16 @@ type Jobs struct {
 	MaxBackoff time.Duration `yaml:"max_backoff"`
 	// Threads that one analysis may use. 0: all cores, shared between the processes that may run at once.
 	Threads int `yaml:"threads"`
+}
+
+// Retention says when stored series are deleted. Only what is finished goes:
+// whole, analysed or given up by every plugin that takes it, its reports accepted
+// by every destination.
+type Retention struct {
+	// Delete a finished series, with its reports and jobs, this long after its last image, such as `720h`. 0s: never.
+	MaxAge time.Duration `yaml:"max_age"`
+	// Delete the oldest finished series, with their reports and jobs, while more image bytes than this are stored, such as `2TB`. 0: never.
+	MaxBytes Bytes `yaml:"max_bytes"`
 }
 
 // Log says what is logged and how.
