@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -113,32 +112,6 @@ func (s *Store) deleteSeries(uid string, still func(Series) bool, jobs []string)
 	s.mu.Unlock()
 	s.removeTrash()
 	return true, s.removeSeriesFile(uid)
-}
-
-// forgetQuarantine takes the images out of the quarantine list that lie in the
-// file of a series.
-func forgetQuarantine(tx *bbolt.Tx, series string) error {
-	quarantine := tx.Bucket(bucketQuarantine)
-	var keys [][]byte
-	err := quarantine.ForEach(func(k, v []byte) error {
-		var q quarantineRecord
-		if err := json.Unmarshal(v, &q); err != nil {
-			return errors.Join(ErrDamaged, err)
-		}
-		if q.KeptSeries == series {
-			keys = append(keys, k)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if err := quarantine.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // filedUIDs returns the UIDs that the index lists under a series. It asks the
