@@ -39,6 +39,9 @@ func TestReplace(t *testing.T) {
 	large := groupChunks*chunkSize + 100_000
 	for _, size := range []int{5_000, large} {
 		for steps := range 1 << 3 { // which of the commits are followed by a flush
+			if size == large && steps != 0 && steps != 5 {
+				continue // 8 MB each: the small ones try them all
+			}
 			t.Run(fmt.Sprintf("size=%d flushes=%03b", size, steps), func(t *testing.T) {
 				dir := t.TempDir()
 				s, err := Open(dir, Options{Duplicates: Replace})
