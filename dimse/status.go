@@ -14,6 +14,7 @@ type Status uint16
 const (
 	StatusSuccess              Status = 0x0000
 	StatusProcessingFailure    Status = 0x0110
+	StatusDuplicateInstance    Status = 0x0111
 	StatusSOPClassNotSupported Status = 0x0122
 	StatusNotAuthorized        Status = 0x0124
 	StatusUnrecognized         Status = 0x0211 // unrecognized operation
@@ -45,7 +46,7 @@ func (s Status) meaning() string {
 		return "success"
 	case s == StatusProcessingFailure:
 		return "processing failure"
-	case s == 0x0111:
+	case s == StatusDuplicateInstance:
 		return "duplicate SOP instance"
 	case s == 0x0112:
 		return "no such SOP instance"

@@ -300,7 +300,7 @@ func (d *dispatcher) keep(doc report.Document) error {
 	if err != nil {
 		return err
 	}
-	if outcome == store.Conflict {
+	if outcome == store.Conflict || outcome == store.Rejected {
 		return fmt.Errorf("another report has the UID %s", doc.SOPInstanceUID)
 	}
 	return d.store.UpdateSeries(doc.SeriesInstanceUID, func(s *store.Series) error {

@@ -110,7 +110,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 
 // storeOptions translates the configuration for the store.
 func storeOptions(o Options) store.Options {
-	so := store.Options{Logger: o.Logger, Now: o.Now, MinFree: int64(o.Config.MinFree)}
+	so := store.Options{Logger: o.Logger, Now: o.Now, MinFree: int64(o.Config.MinFree), Duplicates: store.Duplicates(o.Config.Duplicates)}
 	if so.MinFree == 0 {
 		so.MinFree = -1 // no reserve; zero would be the store's default
 	}
@@ -157,6 +157,9 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run}
 		group.Go(func() { w.work(ctx) })
 	}
+
+	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
+	group.Go(func() { keep.run(ctx) })
 
 	if err := n.serveAdmin(o, st, plugins); err != nil {
 		return err

@@ -51,11 +51,19 @@ func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
 		return r.storeStatus(err)
 	}
 	switch outcome {
-	case store.Stored:
+	case store.Stored, store.Replaced:
+		if outcome == store.Replaced {
+			r.log.Warn("an image arrived again with other bytes and replaced the first",
+				"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
+		}
 		r.assembler.received(inst.SeriesInstanceUID, req.Association.ID())
 	case store.Conflict:
 		r.log.Warn("an image arrived again with other bytes: the first is kept, this one is in quarantine",
 			"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
+	case store.Rejected:
+		r.log.Warn("an image arrived again with other bytes: the first is kept, this one was refused",
+			"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
+		return &dimse.StatusError{Status: dimse.StatusDuplicateInstance, Comment: "other bytes are stored under this UID"}
 	}
 	return nil
 }

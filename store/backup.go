@@ -220,8 +220,7 @@ func indexLater(tx *bbolt.Tx, uid string, images []imageRecord) error {
 		if img.Order <= upTo {
 			continue
 		}
-		r.add(&record{span: span{Size: img.Image.Size}, order: img.Order, quarant: img.Reason != ""}, img.Image)
-		if err := indexImage(tx, uid, img); err != nil {
+		if err := indexImage(tx, uid, img, &r); err != nil {
 			return err
 		}
 	}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,13 +14,20 @@ import (
 // for commits of the series that are under way; readers of its images get
 // ErrNotFound.
 func (s *Store) DeleteSeries(uid string) error {
+	_, err := s.deleteSeries(uid, nil, nil)
+	return err
+}
+
+// deleteSeries deletes a series, and jobs that have all ended, if still, where
+// given, agrees. It reports whether it did.
+func (s *Store) deleteSeries(uid string, still func(Series) bool, jobs []string) (bool, error) {
 	s.mu.Lock()
 	for s.deleting[uid] && !s.closed {
 		s.cond.Wait()
 	}
 	if s.closed {
 		s.mu.Unlock()
-		return ErrClosed
+		return false, ErrClosed
 	}
 	s.deleting[uid] = true // new commits wait from here on
 	for s.commits[uid] > 0 {
@@ -37,9 +43,15 @@ func (s *Store) DeleteSeries(uid string) error {
 
 	s.filing.Lock() // nothing is filed from here on
 	defer s.filing.Unlock()
+	if still != nil {
+		v, err := s.Series(uid)
+		if err != nil || !still(v) {
+			return false, err
+		}
+	}
 	uids, err := s.filedUIDs(uid)
 	if err != nil {
-		return fmt.Errorf("delete series: %w", err)
+		return false, fmt.Errorf("delete series: %w", err)
 	}
 	s.mu.Lock()
 	var waiting []*record
@@ -49,13 +61,19 @@ func (s *Store) DeleteSeries(uid string) error {
 	s.seq++
 	seq := s.seq
 	s.mu.Unlock()
-	found := len(waiting) > 0
+	found, refused := len(waiting) > 0, false
 	err = s.index.update(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketSeries)
 		if bucket.Get([]byte(uid)) == nil && !found {
 			return nil
 		}
 		found = true
+		if refused = !jobsEnded(tx, jobs); refused {
+			return nil
+		}
+		if err := s.deleteJobs(tx, jobs); err != nil {
+			return err
+		}
 		instances := tx.Bucket(bucketInstances)
 		for _, u := range uids {
 			e, have, err := lookup(tx, u)
@@ -81,42 +99,19 @@ func (s *Store) DeleteSeries(uid string) error {
 		return bucket.Delete([]byte(uid))
 	})
 	if err != nil {
-		return fmt.Errorf("delete series: %w", err)
+		return false, fmt.Errorf("delete series: %w", err)
+	}
+	if refused {
+		return false, nil
 	}
 	if !found {
-		return fmt.Errorf("series %q: %w", uid, ErrNotFound)
+		return false, fmt.Errorf("series %q: %w", uid, ErrNotFound)
 	}
 	s.mu.Lock()
 	s.dismiss(waiting)
 	s.mu.Unlock()
 	s.removeTrash()
-	return s.removeSeriesFile(uid)
-}
-
-// forgetQuarantine takes the images out of the quarantine list that lie in the
-// file of a series.
-func forgetQuarantine(tx *bbolt.Tx, series string) error {
-	quarantine := tx.Bucket(bucketQuarantine)
-	var keys [][]byte
-	err := quarantine.ForEach(func(k, v []byte) error {
-		var q quarantineRecord
-		if err := json.Unmarshal(v, &q); err != nil {
-			return errors.Join(ErrDamaged, err)
-		}
-		if q.KeptSeries == series {
-			keys = append(keys, k)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range keys {
-		if err := quarantine.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
+	return true, s.removeSeriesFile(uid)
 }
 
 // filedUIDs returns the UIDs that the index lists under a series. It asks the

@@ -65,12 +65,12 @@
 // at 0, or is out of turn. The salt keeps frames of a former use, and bytes that a
 // peer made look like a frame, out of the chain. The commit payload is JSON: seq
 // (commit number), series (whose file takes it), reason (when for quarantine),
-// sha256, image (Instance). A clean Close writes zeros over the first header.
+// replaces (size of the image whose place it takes, 0 for none), sha256, image (Instance). A clean Close writes zeros over the first header.
 //
 // # Series file
 //
 //	meta    schema = 1; series = SeriesInstanceUID
-//	images  key -> JSON: sha256, reason, order, image (Instance)
+//	images  key -> JSON: sha256, reason, order, seq, image (Instance)
 //	data    key -> bucket: chunk number (8 bytes, big endian) -> up to 1048384 bytes;
 //	        with more than 8 chunks: key -> bucket: group -> bucket of the 8 chunks
 //	        whose number divided by 8 is the group
@@ -97,5 +97,10 @@
 // Commits of one SOPInstanceUID are serialised. The same bytes again are a
 // Duplicate: nothing is written. Other bytes, also under another series, are a
 // Conflict: the first image stays, the second goes to quarantine in the file of
-// the series of the first, and is deleted with it.
+// the series of the first, and is deleted with it. Options.Duplicates may say
+// otherwise: Reject keeps nothing of the second; Replace, within one series, has
+// it take the place of the first. The first is deleted by the transaction that
+// files the second, which is durable in the journal by then, and the series is
+// incomplete again. Of two replacements the one with the higher commit number
+// (seq) is the newer.
 package store

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -199,7 +198,7 @@ func (s *Store) fileSeries(recs []*record, arena []byte) (images []imageRecord, 
 				}
 				list = append(list, img)
 				key := imageKey(rec.uid, rec.sha, rec.quarant)
-				if tx.Bucket(bucketImages).Get(key) != nil {
+				if rec.filedIn(tx, key) {
 					continue
 				}
 				if err := rec.putChunks(tx, key, 0, rec.Size, free); err != nil {
@@ -221,6 +220,16 @@ func (s *Store) fileSeries(recs []*record, arena []byte) (images []imageRecord, 
 	return images, nil
 }
 
+// filedIn reports whether a series file holds the record already.
+func (rec *record) filedIn(tx *bbolt.Tx, key []byte) bool {
+	b := tx.Bucket(bucketImages).Get(key)
+	if b == nil || rec.replaces == 0 {
+		return b != nil
+	}
+	img, err := decodeImage(b)
+	return err == nil && img.SHA256 == rec.sha
+}
+
 // fileLarge files one record in several transactions; the image exists once the
 // last one is on disk.
 func (s *Store) fileLarge(db *bbolt.DB, rec *record, arena []byte) (imageRecord, error) {
@@ -234,7 +243,12 @@ func (s *Store) fileLarge(db *bbolt.DB, rec *record, arena []byte) (imageRecord,
 		there := false
 		err := s.updateFile(db, func(tx *bbolt.Tx) error {
 			if off == 0 {
-				there = tx.Bucket(bucketImages).Get(key) != nil
+				if there = rec.filedIn(tx, key); !there {
+					// What it replaces is given up: this one is durable in the journal.
+					if err := tx.Bucket(bucketImages).Delete(key); err != nil {
+						return err
+					}
+				}
 			}
 			if there {
 				return nil
@@ -275,7 +289,7 @@ func (rec *record) commitment() (imageRecord, error) {
 		return imageRecord{}, fmt.Errorf("journal: %w: %w", ErrDamaged, err)
 	}
 	c.Image.SHA256 = c.SHA256
-	return imageRecord{SHA256: c.SHA256, Reason: c.Reason, Order: rec.order, Image: c.Image}, nil
+	return imageRecord{SHA256: c.SHA256, Reason: c.Reason, Order: rec.order, Seq: c.Seq, Image: c.Image}, nil
 }
 
 // putChunks copies the bytes from..to of a record, at most groupChunks chunks,
@@ -314,7 +328,8 @@ func (rec *record) putChunks(tx *bbolt.Tx, key []byte, from, to int64, arena []b
 // indexRecords enters filed records into the index.
 func indexRecords(tx *bbolt.Tx, recs []*record, images []imageRecord) error {
 	series := map[string]*seriesRecord{}
-	top := getUint(tx.Bucket(bucketMeta), keyOrder)
+	meta := tx.Bucket(bucketMeta)
+	top, seq := getUint(meta, keyOrder), getUint(meta, keySeq)
 	for i, rec := range recs {
 		r := series[rec.series]
 		if r == nil {
@@ -325,67 +340,35 @@ func indexRecords(tx *bbolt.Tx, recs []*record, images []imageRecord) error {
 			r = &v
 			series[rec.series] = r
 		}
-		r.add(rec, images[i].Image)
-		if err := indexImage(tx, rec.series, images[i]); err != nil {
+		if err := indexImage(tx, rec.series, images[i], r); err != nil {
 			return err
 		}
-		top = max(top, rec.order)
+		top, seq = max(top, rec.order), max(seq, rec.seq)
 	}
 	for uid, r := range series {
 		if err := putJSON(tx.Bucket(bucketSeries), []byte(uid), r); err != nil {
 			return err
 		}
 	}
-	return putUint(tx.Bucket(bucketMeta), keyOrder, top)
+	if err := putUint(meta, keySeq, seq); err != nil {
+		return err
+	}
+	return putUint(meta, keyOrder, top)
 }
 
-// indexImage enters one image, or one image in quarantine.
-func indexImage(tx *bbolt.Tx, series string, img imageRecord) error {
+// indexImage enters one image, or one image in quarantine, and counts it in the
+// record of its series.
+func indexImage(tx *bbolt.Tx, series string, img imageRecord, r *seriesRecord) error {
 	uid, sha := img.Image.SOPInstanceUID, img.SHA256
+	old, have, err := lookup(tx, uid)
+	if err != nil {
+		return err
+	}
+	r.add(img, old, have)
 	if img.Reason != "" {
 		q := Quarantine{Instance: img.Image, Reason: img.Reason, KeptSeries: series}
 		return putJSON(tx.Bucket(bucketQuarantine), imageKey(uid, sha, true), quarantineRecord{sha, q})
 	}
 	e := entry{series: series, size: img.Image.Size, sha: sha}
 	return tx.Bucket(bucketInstances).Put([]byte(uid), e.encode())
-}
-
-// Quarantine is an image that was not kept because other bytes were stored under
-// its UID before.
-type Quarantine struct {
-	Instance   Instance
-	Reason     string
-	KeptSeries string // SeriesInstanceUID of the image that was kept
-}
-
-type quarantineRecord struct {
-	SHA256 hexSum
-	Quarantine
-}
-
-// Quarantined returns the images in quarantine that are filed; one that was just
-// committed appears within seconds.
-func (s *Store) Quarantined() ([]Quarantine, error) {
-	var list []Quarantine
-	err := s.index.view(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketQuarantine).ForEach(func(_, b []byte) error {
-			var r quarantineRecord
-			if err := json.Unmarshal(b, &r); err != nil {
-				return errors.Join(ErrDamaged, err)
-			}
-			r.Instance.SHA256 = r.SHA256
-			list = append(list, r.Quarantine)
-			return nil
-		})
-	})
-	return list, err
-}
-
-// quarantined reports whether an image key is in quarantine and filed.
-func (x *index) quarantined(key string) (ok bool, err error) {
-	err = x.view(func(tx *bbolt.Tx) error {
-		ok = tx.Bucket(bucketQuarantine).Get([]byte(key)) != nil
-		return nil
-	})
-	return ok, err
 }

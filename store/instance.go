@@ -17,6 +17,17 @@ type Instance struct {
 	Header            map[string]string `json:"header"` // keyword -> text
 }
 
+// Duplicates says what happens to an image when other bytes are stored under its
+// UID already. The same bytes again are never written twice.
+type Duplicates string
+
+// The policies for duplicates.
+const (
+	KeepFirst Duplicates = "keep-first" // the second goes to quarantine
+	Replace   Duplicates = "replace"    // within its series, the second takes the place of the first
+	Reject    Duplicates = "reject"     // nothing of the second is kept
+)
+
 // Outcome says what became of a committed image.
 type Outcome int
 
@@ -25,6 +36,8 @@ const (
 	Stored    Outcome = iota + 1 // new, now on disk
 	Duplicate                    // the same bytes are already stored; nothing was kept
 	Conflict                     // other bytes are stored under this UID; these went to quarantine
+	Replaced                     // other bytes were stored under this UID; these took their place
+	Rejected                     // other bytes are stored under this UID; nothing was kept
 )
 
 func (o Outcome) String() string {
@@ -35,6 +48,10 @@ func (o Outcome) String() string {
 		return "duplicate"
 	case Conflict:
 		return "conflict"
+	case Replaced:
+		return "replaced"
+	case Rejected:
+		return "rejected"
 	}
 	return "unknown"
 }

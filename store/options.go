@@ -31,6 +31,9 @@ type Options struct {
 	// OpenSeries bounds how many series files are open at once. 0: DefaultOpenSeries.
 	OpenSeries int
 
+	// Duplicates is the policy for other bytes under a known UID. "": KeepFirst.
+	Duplicates Duplicates
+
 	restoring bool // Restore opens a folder that no one else may
 
 	faults *faults // tests only: errors injected below the store

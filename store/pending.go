@@ -34,11 +34,12 @@ func (s *Store) admit(rec *record, inst Instance) {
 	if n := len(ps.recs); n > 0 {
 		rec.sumInstances, rec.sumBytes = ps.recs[n-1].sumInstances, ps.recs[n-1].sumBytes
 	}
+	n, bytes := rec.counts()
+	rec.sumInstances += n
+	rec.sumBytes += bytes
 	if rec.quarant {
 		s.conflict[string(imageKey(rec.uid, rec.sha, true))] = true
 	} else {
-		rec.sumInstances++
-		rec.sumBytes += rec.Size
 		s.pending[rec.uid] = rec
 		if !ps.hasKept {
 			ps.first, ps.hasKept = inst, true
@@ -68,7 +69,7 @@ func (s *Store) dismiss(recs []*record) {
 		}
 		if rec.quarant {
 			delete(s.conflict, string(imageKey(rec.uid, rec.sha, true)))
-		} else {
+		} else if s.pending[rec.uid] == rec { // else a replacement of it waits
 			delete(s.pending, rec.uid)
 		}
 		rec.seg.live--
@@ -82,20 +83,31 @@ func (s *Store) dismiss(recs []*record) {
 // seriesRecord is what index.db keeps of a series. Filed tells which records of
 // the journal its counts include: those with an order up to it.
 type seriesRecord struct {
-	Filed  uint64
-	Series Series
+	Filed uint64
+	// Covered is the order up to which the last completion saw the images; one
+	// that replaces another later makes the series incomplete again.
+	Covered uint64 `json:",omitempty"`
+	Series  Series
 }
 
-// add counts a record that is being filed.
-func (r *seriesRecord) add(rec *record, inst Instance) {
-	r.Filed = max(r.Filed, rec.order)
-	if rec.quarant {
+// add counts an image that is being filed; old is the index entry of the one
+// that it replaces, if there is one.
+func (r *seriesRecord) add(img imageRecord, old entry, replaces bool) {
+	r.Filed = max(r.Filed, img.Order)
+	if img.Reason != "" {
 		return
 	}
-	r.describe(inst)
-	r.Series.Instances++
-	r.Series.Bytes += rec.Size
-	r.Series.see(inst.Source, inst.Received)
+	r.describe(img.Image)
+	r.Series.Bytes += img.Image.Size
+	r.Series.see(img.Image.Source, img.Image.Received)
+	if !replaces {
+		r.Series.Instances++
+		return
+	}
+	r.Series.Bytes -= old.size
+	if img.Order > r.Covered {
+		r.Series.CompleteInstances = 0
+	}
 }
 
 // describe takes the identity of the series from its first image.
@@ -144,9 +156,13 @@ func (r seriesRecord) with(ps *pendingSeries) Series {
 		from, to := ps.recs[i], ps.recs[len(ps.recs)-1]
 		v.Instances += to.sumInstances - from.sumInstances
 		v.Bytes += to.sumBytes - from.sumBytes
-		if !from.quarant {
-			v.Instances++
-			v.Bytes += from.Size
+		n, bytes := from.counts()
+		v.Instances += n
+		v.Bytes += bytes
+		for _, rec := range ps.recs[i:] {
+			if rec.replaces > 0 && rec.order > r.Covered {
+				v.CompleteInstances = 0
+			}
 		}
 	}
 	return v
@@ -255,6 +271,16 @@ func (s *Store) UpdateSeries(uid string, fn func(*Series) error) error {
 		}
 		if ps != nil && ps.hasKept {
 			r.describe(ps.first) // its images may not be filed yet
+		}
+		if v.Revision != r.Series.Revision {
+			r.Covered = r.Filed
+			if ps != nil {
+				r.Covered = max(r.Covered, ps.recs[len(ps.recs)-1].order)
+			}
+			meta := tx.Bucket(bucketMeta) // orders go on above it after a crash
+			if err := putUint(meta, keyOrder, max(r.Covered, getUint(meta, keyOrder))); err != nil {
+				return err
+			}
 		}
 		r.Series.State, r.Series.Reason = v.State, v.Reason
 		r.Series.Revision, r.Series.CompleteInstances = v.Revision, v.CompleteInstances

@@ -74,7 +74,8 @@ func (s *Store) Instances(seriesUID string) ([]Instance, error) {
 		err = view(f.db, func(tx *bbolt.Tx) error {
 			return tx.Bucket(bucketImages).ForEach(func(_, b []byte) error {
 				img, err := decodeImage(b)
-				if err == nil && img.Reason == "" {
+				// What waits replaces what is filed.
+				if _, newer := waiting[img.Image.SOPInstanceUID]; err == nil && img.Reason == "" && !newer {
 					waiting[img.Image.SOPInstanceUID] = img.Image
 				}
 				return err
@@ -143,7 +144,7 @@ func (s *Store) OpenInstance(sopInstanceUID string) (io.ReadSeekCloser, Instance
 	if err != nil {
 		return nil, Instance{}, err
 	}
-	r := &reader{s: s, uid: sopInstanceUID, series: inst.SeriesInstanceUID, size: inst.Size}
+	r := &reader{s: s, uid: sopInstanceUID, series: inst.SeriesInstanceUID, size: inst.Size, sha: inst.SHA256}
 	return struct {
 		*io.SectionReader
 		io.Closer
@@ -156,13 +157,16 @@ type reader struct {
 	s           *Store
 	uid, series string
 	size        int64
+	sha         [32]byte
 }
 
 // ReadAt implements io.ReaderAt.
 func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	if rec := r.s.pin(r.uid); rec != nil {
 		defer r.s.unpin(rec)
-		return rec.readAt(rec.seg.f, p, off)
+		if rec.sha == r.sha {
+			return rec.readAt(rec.seg.f, p, off)
+		}
 	}
 	f, err := r.s.files.acquire(r.series, false)
 	if err != nil {
@@ -171,6 +175,11 @@ func (r *reader) ReadAt(p []byte, off int64) (int, error) {
 	defer r.s.files.release(f)
 	n := 0
 	err = view(f.db, func(tx *bbolt.Tx) error {
+		if r.s.o.Duplicates == Replace { // bytes of two images never mix
+			if img, err := getImage(tx, []byte(r.uid)); err != nil || img.SHA256 != r.sha {
+				return fmt.Errorf("image %q was replaced: %w", r.uid, ErrNotFound)
+			}
+		}
 		n, err = readData(tx, []byte(r.uid), r.size, p, off)
 		return err
 	})

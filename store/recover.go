@@ -31,7 +31,7 @@ func (s *Store) replay() error {
 					return fmt.Errorf("segment %s: %w", seg.name, err)
 				}
 				s.seq = max(s.seq, rec.seq)
-				if filed, err := wasFiled(tx, rec); filed || err != nil {
+				if filed, err := s.wasFiled(tx, rec); filed || err != nil {
 					return err
 				}
 				waiting = append(waiting, rec)
@@ -51,7 +51,7 @@ func (s *Store) replay() error {
 	defer s.mu.Unlock()
 	for _, rec := range waiting {
 		// A sync that failed may have left an image that was sent again later.
-		if s.pending[rec.uid] != nil && !rec.quarant || s.conflict[string(imageKey(rec.uid, rec.sha, true))] {
+		if s.pending[rec.uid] != nil && !rec.quarant && rec.replaces == 0 || s.conflict[string(imageKey(rec.uid, rec.sha, true))] {
 			continue
 		}
 		img, err := rec.commitment()
@@ -80,21 +80,38 @@ func (f found) record(seg *segment) (*record, error) {
 	}
 	return &record{
 		span: f.span, seg: seg, uid: c.Image.SOPInstanceUID, series: c.Series, sha: c.SHA256,
-		seq: c.Seq, commitLen: len(f.Commit), quarant: c.Reason != "", since: time.Now(),
+		seq: c.Seq, commitLen: len(f.Commit), quarant: c.Reason != "", replaces: c.Replaces, since: time.Now(),
 	}, nil
 }
 
 // wasFiled reports whether a record of the journal is known to the index, or was
 // and has been deleted since.
-func wasFiled(tx *bbolt.Tx, rec *record) (bool, error) {
+func (s *Store) wasFiled(tx *bbolt.Tx, rec *record) (bool, error) {
 	if rec.seq <= getUint(tx.Bucket(bucketTombstones), []byte(rec.series)) {
 		return true, nil
 	}
 	if rec.quarant {
 		return tx.Bucket(bucketQuarantine).Get(imageKey(rec.uid, rec.sha, true)) != nil, nil
 	}
-	_, have, err := lookup(tx, rec.uid)
-	return have, err
+	e, have, err := lookup(tx, rec.uid)
+	if !have || err != nil || rec.replaces == 0 || e.sha == rec.sha {
+		return have, err
+	}
+	// It replaces what the index lists, or was itself replaced by that. A series
+	// file that is ahead of the index means that the last filing did not end: then
+	// all is filed again, in the old order.
+	f, err := s.files.acquire(rec.series, false)
+	if err != nil {
+		return false, err
+	}
+	defer s.files.release(f)
+	newer := false
+	err = view(f.db, func(tx *bbolt.Tx) error {
+		img, err := getImage(tx, []byte(rec.uid))
+		newer = err == nil && img.SHA256 == e.sha && img.Seq > rec.seq
+		return nil
+	})
+	return newer, err
 }
 
 // wipeJournal marks the segments as empty on a clean close, when all is filed,
@@ -175,13 +192,9 @@ func (s *Store) rebuildSeries(path string) error {
 		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
 	}
 	slices.SortFunc(images, func(a, b imageRecord) int { return cmp.Compare(a.Order, b.Order) })
-	for _, img := range images {
-		rec := &record{span: span{Size: img.Image.Size}, order: img.Order, quarant: img.Reason != ""}
-		r.add(rec, img.Image)
-	}
 	return s.index.update(func(tx *bbolt.Tx) error {
 		for _, img := range images {
-			if err := indexImage(tx, series, img); err != nil {
+			if err := indexImage(tx, series, img, &r); err != nil {
 				return err
 			}
 		}

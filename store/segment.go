@@ -201,6 +201,7 @@ type record struct {
 	order     uint64 // order in which records became visible; see seriesRecord.Filed
 	commitLen int    // payload of the commit frame
 	quarant   bool
+	replaces  int64 // size of the image that this one replaces; 0: none
 	since     time.Time
 
 	// Running sums over the records of the series, this one included.
@@ -208,11 +209,24 @@ type record struct {
 	sumBytes     int64
 }
 
+// counts is what the record adds to the images and bytes of its series.
+func (rec *record) counts() (instances int, bytes int64) {
+	switch {
+	case rec.quarant:
+		return 0, 0
+	case rec.replaces > 0:
+		return 0, rec.Size - rec.replaces
+	}
+	return 1, rec.Size
+}
+
 // commitment is the payload of a commit frame.
 type commitment struct {
-	Seq    uint64   `json:"seq"`
-	Series string   `json:"series"` // see record.series
-	Reason string   `json:"reason,omitempty"`
-	SHA256 hexSum   `json:"sha256"`
-	Image  Instance `json:"image"`
+	Seq    uint64 `json:"seq"`
+	Series string `json:"series"` // see record.series
+	Reason string `json:"reason,omitempty"`
+	// Replaces is the size of the image whose place this one takes, 0 for none.
+	Replaces int64    `json:"replaces,omitempty"`
+	SHA256   hexSum   `json:"sha256"`
+	Image    Instance `json:"image"`
 }

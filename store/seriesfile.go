@@ -43,6 +43,7 @@ type imageRecord struct {
 	SHA256 hexSum   `json:"sha256"`
 	Reason string   `json:"reason,omitempty"` // why it is in quarantine; "" otherwise
 	Order  uint64   `json:"order"`
+	Seq    uint64   `json:"seq,omitempty"` // see record.seq; tells which of two replacements is newer
 	Image  Instance `json:"image"`
 }
 

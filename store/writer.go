@@ -66,35 +66,6 @@ func (s *Store) NewInstance() (*Writer, error) {
 	return &Writer{s: s, buf: buffers.Get().(*[]byte), hash: sha256.New()}, nil
 }
 
-// Room returns ErrFull when NewInstance would, for want of space on the disk.
-func (s *Store) Room() error { return s.checkSpace(0) }
-
-// checkSpace returns ErrFull unless the disk has room for what the backlog
-// needs when it is filed, for n bytes twice, and MinFree besides.
-func (s *Store) checkSpace(n int64) error {
-	if s.o.MinFree < 0 {
-		return nil
-	}
-	s.mu.Lock()
-	need := s.backlog + 2*n + s.o.MinFree
-	s.mu.Unlock()
-	free, err := freeSpace(s.dir)
-	if err != nil {
-		return fmt.Errorf("ask for free space: %w", err)
-	}
-	if free >= need {
-		return nil
-	}
-	s.mu.Lock()
-	s.journal.shed()
-	s.mu.Unlock()
-	s.removeTrash()
-	if free, err = freeSpace(s.dir); err != nil || free >= need {
-		return err
-	}
-	return fmt.Errorf("%w: %d MiB free, %d MiB needed: make room, or lower the reserve (min_free)", ErrFull, free>>20, need>>20)
-}
-
 // Write takes the next bytes of the image.
 func (w *Writer) Write(p []byte) (int, error) {
 	n := 0
@@ -270,11 +241,18 @@ func (s *Store) commit(w *Writer, inst Instance) (Outcome, error) {
 			return 0, fmt.Errorf("commit image: %w", err)
 		}
 	}
-	reason := ""
-	if have {
-		if kept.sha == inst.SHA256 {
-			return Duplicate, nil
-		}
+	reason, replaces := "", int64(0)
+	switch {
+	case !have:
+	case kept.sha == inst.SHA256:
+		return Duplicate, nil
+	case s.o.Duplicates == Reject:
+		return Rejected, nil
+	case s.o.Duplicates == Replace && kept.series == target:
+		// The first stays until this one is durable and filed. An image that moves
+		// to another series is a sender's mistake and goes to quarantine.
+		replaces = kept.size
+	default:
 		reason = "other bytes are stored under this SOP instance UID"
 		if kept.series != target {
 			reason = "other bytes are stored under this SOP instance UID, in another series"
@@ -299,7 +277,7 @@ func (s *Store) commit(w *Writer, inst Instance) (Outcome, error) {
 			return Conflict, nil // these very bytes are in quarantine
 		}
 	}
-	rec, err := w.persist(inst, target, reason)
+	rec, err := w.persist(inst, target, reason, replaces)
 	if err != nil {
 		return 0, err
 	}
@@ -307,14 +285,17 @@ func (s *Store) commit(w *Writer, inst Instance) (Outcome, error) {
 	s.admit(rec, inst)
 	s.mu.Unlock()
 	s.wakeFiler()
-	if rec.quarant {
+	switch {
+	case rec.quarant:
 		return Conflict, nil
+	case rec.replaces > 0:
+		return Replaced, nil
 	}
 	return Stored, nil
 }
 
 // persist writes the rest of the record and makes it durable.
-func (w *Writer) persist(inst Instance, target, reason string) (*record, error) {
+func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (*record, error) {
 	s := w.s
 	if err := w.claim(); err != nil {
 		return nil, err
@@ -323,7 +304,7 @@ func (w *Writer) persist(inst Instance, target, reason string) (*record, error) 
 	s.seq++
 	seq := s.seq
 	s.mu.Unlock()
-	payload, err := json.Marshal(commitment{Seq: seq, Series: target, Reason: reason, SHA256: inst.SHA256, Image: inst})
+	payload, err := json.Marshal(commitment{Seq: seq, Series: target, Reason: reason, Replaces: replaces, SHA256: inst.SHA256, Image: inst})
 	if err != nil {
 		return nil, fmt.Errorf("commit image: %w", err)
 	}
@@ -366,7 +347,7 @@ func (w *Writer) persist(inst Instance, target, reason string) (*record, error) 
 	}
 	return &record{
 		span: span{Off: w.start, Size: w.size}, seg: w.seg, uid: inst.SOPInstanceUID, series: target,
-		sha: inst.SHA256, seq: seq, commitLen: len(payload), quarant: reason != "", since: time.Now(),
+		sha: inst.SHA256, seq: seq, commitLen: len(payload), quarant: reason != "", replaces: replaces, since: time.Now(),
 	}, nil
 }
 

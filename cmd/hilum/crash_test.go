@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -240,4 +241,39 @@ func (r *crashRun) verifyAll() (unanswered int) {
 		}
 	}
 	return unanswered
+}
+
+// TestBackupWhileRunning takes a backup from a node under load, restores it
+// elsewhere and finds every image there that was acknowledged before.
+func TestBackupWhileRunning(t *testing.T) {
+	r := &crashRun{acknowledged: map[[2]int]bool{}, uids: map[string][2]int{}, process: newProcess(t, "")}
+	r.start()
+	var senders sync.WaitGroup
+	for i := range 3 {
+		senders.Go(func() { r.sender(i + 40) })
+	}
+	count := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.acknowledged)
+	}
+	poll(t, "60 images", time.Minute, func() bool { return count() >= 60 })
+	r.mu.Lock()
+	before := maps.Clone(r.acknowledged)
+	r.mu.Unlock()
+	backup := filepath.Join(t.TempDir(), "backup.tar")
+	r.hilum("store", "backup", "--out", backup)
+	r.hilum("store", "compact")
+	r.hilum("store", "check")
+	r.kill()
+	senders.Wait()
+
+	other := &crashRun{process: newProcess(t, "")}
+	other.hilum("store", "restore", backup)
+	other.start()
+	c := other.client()
+	defer c.Close()
+	for id := range before {
+		other.compare(c, id)
+	}
 }

@@ -36,6 +36,8 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Room that must stay free on the disk of `data`, such as `2GiB`, beside what images already received still need. Below it new associations are refused for the moment, inside one objects (`A700`); nothing stored is deleted. 0: no reserve.
 	MinFree Bytes `yaml:"min_free"`
+	// What happens to an image when other bytes are stored under its UID already: `keep-first` puts the second into quarantine (`hilum store quarantine list`), `replace` has it take the place of the first and the series analysed again (one that names another series goes to quarantine), `reject` refuses it with status 0111H.
+	Duplicates string `yaml:"duplicates"`
 	// Folder in which a series is laid out for a plugin while it is analysed. Empty: inside `data`. A folder in memory (`/dev/shm`) spares the disk one write of each series.
 	Scratch string `yaml:"scratch"`
 	// Allow `listen` beyond loopback. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
@@ -65,6 +67,7 @@ type Config struct {
 	Destinations []Destination `yaml:"destinations"`
 	Plugins      []Plugin      `yaml:"plugins"`
 	Jobs         Jobs          `yaml:"jobs"`
+	Retention    Retention     `yaml:"retention"`
 	Log          Log           `yaml:"log"`
 
 	// File is the file that was read, "" when there was none.
@@ -187,6 +190,16 @@ type Jobs struct {
 	Threads int `yaml:"threads"`
 }
 
+// Retention says when stored series are deleted. Only what is finished goes:
+// whole, analysed or given up by every plugin that takes it, its reports accepted
+// by every destination.
+type Retention struct {
+	// Delete a finished series, with its reports and jobs, this long after its last image, such as `720h`. 0s: never.
+	MaxAge time.Duration `yaml:"max_age"`
+	// Delete the oldest finished series, with their reports and jobs, while more image bytes than this are stored, such as `2TB`. 0: never.
+	MaxBytes Bytes `yaml:"max_bytes"`
+}
+
 // Log says what is logged and how.
 type Log struct {
 	// Least severe level that is logged: `debug`, `info`, `warn` or `error`.
@@ -223,6 +236,7 @@ func defaults() (Config, Destination, Plugin) {
 		Listen:          "127.0.0.1:11112",
 		Data:            "./data",
 		MinFree:         256 << 20,
+		Duplicates:      "keep-first",
 		MaxPDU:          131072,
 		MaxAssociations: 100,
 

@@ -28,6 +28,7 @@ const (
 var (
 	nameRule     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	modalityRule = regexp.MustCompile(`^[A-Z0-9_ ]+$`)
+	policies     = []string{"keep-first", "replace", "reject"}
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
@@ -68,6 +69,7 @@ func (c *Config) validate(p *problems) {
 	v.between("jobs.attempts", c.Jobs.Attempts, 1, maxAttempts)
 	v.backoff("jobs", c.Jobs.Backoff, c.Jobs.MaxBackoff)
 	v.between("jobs.threads", c.Jobs.Threads, 0, maxThreads)
+	v.oneOf("duplicates", c.Duplicates, policies)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
 	v.peers(c)
