@@ -44,7 +44,7 @@ var arrows = map[string]string{
 	"node/task":                "plugins/api store",
 	"node/web":                 "node/task store",
 	"node":                     "dimse dimse/dataset models node/access node/assemble node/config node/report node/task node/web plugins/api plugins/host store",
-	"cmd/hilum/command":        "dimse dimse/dataset models node node/config node/web plugins/host trainer/phantom",
+	"cmd/hilum/command":        "dimse dimse/dataset models node node/access node/config node/web plugins/host trainer/phantom",
 	"cmd/hilum":                "cmd/hilum/command",
 }
 
