@@ -170,6 +170,9 @@ func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*p
 	if err == nil {
 		err = a.messages()
 	}
+	// The place is free before the farewell: a peer that hears it may come back
+	// at once, and must not be refused for the sake of its former association.
+	a.server.disestablish(a)
 	linger, end = a.finish(err)
 	return linger
 }
