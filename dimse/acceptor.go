@@ -2,6 +2,7 @@ package dimse
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -20,8 +21,9 @@ type acceptor struct {
 	server      *Server
 	set         *settings
 	id          uint64
-	address     string          // of the peer, by which it is counted
-	ctx         context.Context // of the server: it lives as long as the connection
+	address     string            // of the peer, by which it is counted
+	certificate *x509.Certificate // of the peer, verified; nil without
+	ctx         context.Context   // of the server: it lives as long as the connection
 	log         *slog.Logger
 	association *Association
 	established bool // guarded by server.mu
@@ -42,12 +44,13 @@ func newAcceptor(s *Server, id uint64, conn net.Conn) *acceptor {
 
 func (a *acceptor) stop()          { a.transport.stop() }
 func (a *acceptor) interrupt()     { a.transport.interrupt() }
-func (a *acceptor) closeConn()     { _ = a.conn.Close() } // its goroutine notices
+func (a *acceptor) closeConn()     { _ = a.conn.Close() } // whatever it says, the connection is gone
 func (a *acceptor) remote() string { return a.conn.RemoteAddr().String() }
 
 // run is the life of the connection. Its recover is the only one: a panic ends
 // this association and no other.
 func (a *acceptor) run() {
+	var err error
 	defer a.server.forget(a)
 	defer a.closeConn()
 	defer func() {
@@ -56,6 +59,10 @@ func (a *acceptor) run() {
 			a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
 		}
 	}()
+	if a.certificate, err = a.handshake(); err != nil {
+		a.insecure(err)
+		return
+	}
 	rq, err := a.awaitRequest()
 	if err != nil {
 		a.refuse(err)
@@ -163,6 +170,9 @@ func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*p
 	if err == nil {
 		err = a.messages()
 	}
+	// The place is free before the farewell: a peer that hears it may come back
+	// at once, and must not be refused for the sake of its former association.
+	a.server.disestablish(a)
 	linger, end = a.finish(err)
 	return linger
 }

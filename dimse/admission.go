@@ -2,6 +2,7 @@ package dimse
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 
@@ -13,6 +14,8 @@ type AssociationRequest struct {
 	CallingAETitle string // trimmed; may be empty
 	CalledAETitle  string // trimmed
 	RemoteAddr     net.Addr
+	// Certificate is that of the peer, where TLS verified one; else nil.
+	Certificate *x509.Certificate
 	// UserIdentity is who the peer says its user is; nil where it says nothing.
 	UserIdentity *pdu.UserIdentity
 }
@@ -63,6 +66,7 @@ func (a *acceptor) admit(rq *pdu.AssociateRQ) (Admission, *pdu.AssociateRJ) {
 		CallingAETitle: rq.CallingAETitle.String(),
 		CalledAETitle:  rq.CalledAETitle.String(),
 		RemoteAddr:     a.conn.RemoteAddr(),
+		Certificate:    a.certificate,
 		UserIdentity:   rq.User.UserIdentity,
 	})
 	if err == nil {

@@ -47,15 +47,15 @@ func aa8(r pdu.AbortReason) dimsetest.Step {
 
 // TestStateTable is PS3.8 table 9-10 for an acceptor: every state it is found
 // in, every event that can come there, forbidden ones included, and what the
-// peer must see. States that last no time (Sta3, Sta8) have no rows: the next
-// PDU is read in the state that follows.
+// peer must see. Sta8 lasts no time and has no rows.
 func TestStateTable(t *testing.T) {
 	const (
 		unrecognized = pdu.ReasonUnrecognizedPDU
 		unexpected   = pdu.ReasonUnexpectedPDU
 		invalid      = pdu.ReasonInvalidParameter
 	)
-	associated := dimsetest.Script{evt6, dimsetest.ExpectType(pdu.TypeAssociateAC)}
+	ac := dimsetest.ExpectType(pdu.TypeAssociateAC)
+	associated := dimsetest.Script{evt6, ac}
 	rejected := dimsetest.Script{evt6bad, dimsetest.ExpectType(pdu.TypeAssociateRJ)}
 	released := append(associated[:2:2], evt12, dimsetest.Expect(&pdu.ReleaseRP{}))
 	aborted := append(associated[:2:2], evt13, aa8(unexpected))
@@ -82,6 +82,20 @@ func TestStateTable(t *testing.T) {
 			{"Evt19 invalid", evt19b, dimsetest.Script{aa1(), closedByARTIM}},  // AA-1
 			{"Evt19 too long", evt19c, dimsetest.Script{aa1(), closedByARTIM}}, // AA-1
 		}},
+		// What comes before the answer is read behind it: Sta3 shows as Sta6.
+		{"Sta3", nil, []row{
+			{"Evt3", early(&pdu.AssociateAC{ProtocolVersion: 1}), dimsetest.Script{ac, aa8(unexpected), closedByARTIM}},              // AA-8
+			{"Evt4", early(&pdu.AssociateRJ{Result: 1, Source: 1, Reason: 1}), dimsetest.Script{ac, aa8(unexpected), closedByARTIM}}, // AA-8
+			{"Evt6", early(request()), dimsetest.Script{ac, aa8(unexpected), closedByARTIM}},                                         // AA-8
+			{"Evt10", early(dimsetest.CommandPDU(1, dimsetest.EchoRQ(7))), dimsetest.Script{ac, dimsetest.ExpectType(pdu.TypeData)}}, // for Sta6, DT-2
+			{"Evt12", early(&pdu.ReleaseRQ{}), dimsetest.Script{ac, dimsetest.Expect(&pdu.ReleaseRP{}), closedByARTIM}},              // for Sta6, AR-2
+			{"Evt13", early(&pdu.ReleaseRP{}), dimsetest.Script{ac, aa8(unexpected), closedByARTIM}},                                 // AA-8
+			{"Evt16", early(&pdu.Abort{}), dimsetest.Script{ac, closedAtOnce}},                                                       // AA-3
+			{"Evt17", func(t testing.TB, p *dimsetest.Peer) { p.SendPDU(request()); p.Close() }, dimsetest.Script{gone}},             // AA-4
+			{"Evt19 unrecognized", func(t testing.TB, p *dimsetest.Peer) {
+				p.Send(append(dimsetest.Encode(t, request()), "GET / HTTP/1.1\r\n\r\n"...))
+			}, dimsetest.Script{ac, aa8(unrecognized), closedByARTIM}}, // AA-8
+		}},
 		{"Sta6", associated, []row{
 			{"Evt3", evt3, dimsetest.Script{aa8(unexpected), closedByARTIM}},                      // AA-8
 			{"Evt4", evt4, dimsetest.Script{aa8(unexpected), closedByARTIM}},                      // AA-8
@@ -97,7 +111,9 @@ func TestStateTable(t *testing.T) {
 		}},
 		{"Sta6 within a data set", data, []row{
 			{"Evt3", evt3, dimsetest.Script{aa8(unexpected), closedByARTIM}},
+			{"Evt4", evt4, dimsetest.Script{aa8(unexpected), closedByARTIM}},
 			{"Evt6", evt6, dimsetest.Script{aa8(unexpected), closedByARTIM}},
+			{"Evt13", evt13, dimsetest.Script{aa8(unexpected), closedByARTIM}},
 			{"Evt10 command", evt10, dimsetest.Script{aa8(invalid), closedByARTIM}}, // another context
 			{"Evt12", evt12, dimsetest.Script{aa1(), closedByARTIM}},                // the application aborts
 			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},
@@ -110,6 +126,11 @@ func TestStateTable(t *testing.T) {
 		{"Sta13 after an abort", aborted, sta13()},
 	}
 	for _, state := range states {
+		events := make([]string, len(state.rows))
+		for i, r := range state.rows {
+			events[i] = r.event
+		}
+		everyEvent(t, state.name, events)
 		for _, r := range state.rows {
 			t.Run(state.name+" "+r.event, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -131,6 +152,11 @@ func TestStateTable(t *testing.T) {
 			})
 		}
 	}
+}
+
+// early sends a PDU right behind the A-ASSOCIATE-RQ, before it can be answered.
+func early(p pdu.PDU) dimsetest.Step {
+	return dimsetest.SendPDU(request(), p)
 }
 
 // row is one event in one state.

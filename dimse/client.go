@@ -2,6 +2,7 @@ package dimse
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -44,6 +45,9 @@ type Client struct {
 	// Timeout bounds the wait for the connection, for each answer and for each
 	// write; 0 is DefaultTimeout.
 	Timeout time.Duration
+	// TLS makes Dial speak TLS; nil is none. TLSProfile is what to begin with.
+	// Without a ServerName the host of the address must be in the certificate.
+	TLS *tls.Config
 	// Contexts are proposed in this order, at most 128.
 	Contexts []PresentationContext
 }
@@ -55,6 +59,14 @@ func (c *Client) Dial(ctx context.Context, address string) (*Conn, error) {
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err // names the address
+	}
+	if c.TLS != nil {
+		secure, err := c.secure(ctx, conn, address)
+		if err != nil {
+			_ = conn.Close() // the handshake is what failed
+			return nil, err
+		}
+		conn = secure
 	}
 	return c.Associate(ctx, conn)
 }

@@ -1,8 +1,11 @@
 package dimse_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,4 +55,21 @@ func TestConformanceOfNegotiation(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestConformanceOfTLS holds the cipher suites listed against the profile.
+func TestConformanceOfTLS(t *testing.T) {
+	b, err := os.ReadFile("CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile := dimse.TLSProfile()
+	var names []string
+	for _, suite := range profile.CipherSuites {
+		names = append(names, tls.CipherSuiteName(suite))
+	}
+	listed := regexp.MustCompile(`TLS_[A-Z0-9_]+`).FindAllString(string(b), -1)
+	if !slices.Equal(listed, names) || profile.MinVersion != tls.VersionTLS12 {
+		t.Errorf("CONFORMANCE.md lists %v, the profile is %v from version %04X", listed, names, profile.MinVersion)
+	}
 }

@@ -262,24 +262,27 @@ func (c *Conn) release() error {
 	if err := c.sendPDU(&pdu.ReleaseRQ{}); err != nil {
 		return c.explain(err)
 	}
+	collision := false // Sta11
 	for {
 		p, err := c.next()
 		if err != nil {
 			return err
 		}
-		switch p := p.(type) {
-		case *pdu.ReleaseRP:
-			return nil // Sta7 -> Sta1: AR-3; Sta11 -> Sta1: AR-3
-		case *pdu.ReleaseRQ:
+		if abort, ok := p.(*pdu.Abort); ok {
+			return &AbortError{Source: abort.Source, Reason: abort.Reason} // Sta7, Sta11 -> Sta1: AA-3
+		}
+		switch t := p.Type(); {
+		case t == pdu.TypeReleaseRP:
+			return nil // Sta7, Sta11 -> Sta1: AR-3
+		case t == pdu.TypeReleaseRQ && !collision:
 			// Both asked at once. Sta7 -> Sta9: AR-8; Sta9 -> Sta11: AR-9
 			if err := c.sendPDU(&pdu.ReleaseRP{}); err != nil {
 				return err
 			}
-		case *pdu.Data: // Sta7 -> Sta7: AR-6, data on its way: nobody waits for it
-		case *pdu.Abort:
-			return &AbortError{Source: p.Source, Reason: p.Reason} // Sta7 -> Sta1: AA-3
+			collision = true
+		case t == pdu.TypeData && !collision: // Sta7 -> Sta7: AR-6, data on its way: nobody waits for it
 		default:
-			return providerViolation(pdu.ReasonUnexpectedPDU, "%s where A-RELEASE-RP was due", p.Type()) // AA-8
+			return providerViolation(pdu.ReasonUnexpectedPDU, "%s where A-RELEASE-RP was due", t) // Sta7, Sta11 -> Sta13: AA-8
 		}
 	}
 }

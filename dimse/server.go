@@ -298,7 +298,7 @@ func (s *Server) evictPending(key string, from *address) {
 	}
 	if oldest != nil {
 		s.prepared.log.Warn("connection closed: too many connections without an association", "remote", oldest.remote())
-		_ = oldest.conn.Close() // its goroutine notices and ends
+		oldest.cut() // its goroutine notices and ends
 	}
 }
 
@@ -359,7 +359,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	select {
 	case <-ended:
 	case <-time.After(shutdownGrace):
-		s.each((*acceptor).closeConn)
+		s.each((*acceptor).cut)
 	}
 	return ctx.Err()
 }
@@ -369,7 +369,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.closeListeners()
 	s.cancelContext()
-	s.each((*acceptor).closeConn)
+	s.each((*acceptor).cut)
 	return nil
 }
 

@@ -49,10 +49,7 @@ func newTransport(conn net.Conn, maxData uint32, idle time.Duration, end time.Ti
 
 // tcpConn finds the TCP connection, under TLS too.
 func tcpConn(c net.Conn) (*net.TCPConn, bool) {
-	if wrapped, ok := c.(interface{ NetConn() net.Conn }); ok {
-		c = wrapped.NetConn()
-	}
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := bare(c).(*net.TCPConn)
 	return tcp, ok
 }
 
@@ -187,6 +184,10 @@ func (t *transport) interrupt() {
 	t.interrupted = true
 	_ = t.conn.SetDeadline(past) // as above
 }
+
+// cut closes the connection without a farewell. It may be called from any
+// goroutine, and unlike a close under TLS never waits for the peer.
+func (t *transport) cut() { _ = bare(t.conn).Close() }
 
 // stoppingLinger is how long a stopping server waits for a peer to take notice
 // of an A-ABORT.

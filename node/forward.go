@@ -11,6 +11,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/node/access"
 	"hilum/node/config"
 	"hilum/node/task"
 	"hilum/store"
@@ -89,6 +90,11 @@ func (f *forwarder) send(ctx context.Context, sopInstanceUID string) (dimse.Stat
 		CalledAETitle:  f.destination.AETitle,
 		Timeout:        f.destination.Timeout,
 		Contexts:       []dimse.PresentationContext{{AbstractSyntax: in.SOPClassUID, TransferSyntaxes: []string{in.TransferSyntaxUID}}},
+	}
+	if f.destination.TLS.Enabled {
+		if client.TLS, err = access.ClientTLS(f.destination.TLS); err != nil {
+			return 0, fmt.Errorf("TLS with %s: %w", f.destination.Name, err)
+		}
 	}
 	conn, err := client.Dial(ctx, f.destination.Address)
 	if err != nil {

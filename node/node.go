@@ -10,6 +10,7 @@ package node
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,8 +46,9 @@ type Options struct {
 type Node struct {
 	log      *slog.Logger
 	listener net.Listener
-	failed   chan error // a part that must not end has ended
-	cleanups []cleanup  // undone last first
+	tls      *access.ServerTLS // nil without TLS
+	failed   chan error        // a part that must not end has ended
+	cleanups []cleanup         // undone last first
 	stop     sync.Once
 	stopErr  error
 }
@@ -81,8 +83,14 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.onStop("store", func(context.Context) error { return st.Close() })
 
+	if err := n.prepareTLS(cfg); err != nil {
+		return nil, err
+	}
 	if n.listener, err = listen(cfg.Listen); err != nil {
 		return nil, err
+	}
+	if n.tls != nil {
+		n.listener = tls.NewListener(n.listener, n.tls.Config())
 	}
 	n.onStop("listener", func(context.Context) error { return ignoreClosed(n.listener.Close()) })
 
@@ -219,6 +227,35 @@ func (n *Node) serveAdmin(o Options, st *store.Store, plugins *host.Host) error 
 			n.failed <- fmt.Errorf("the admin socket ended: %w", err)
 		}
 	}()
+	return nil
+}
+
+// prepareTLS reads the files of TLS, those of the destinations only to find out
+// whether they are good: each delivery reads them anew.
+func (n *Node) prepareTLS(cfg config.Config) error {
+	for _, d := range cfg.Destinations {
+		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
+			return fmt.Errorf("destination %s: %w", d.Name, err)
+		}
+	}
+	if cfg.TLS.Certificate == "" {
+		return nil
+	}
+	var err error
+	n.tls, err = access.NewServerTLS(cfg.TLS)
+	return err
+}
+
+// Reload reads the files of TLS again. Associations go on; on an error
+// everything stays as it is.
+func (n *Node) Reload() error {
+	if n.tls == nil {
+		return nil
+	}
+	if err := n.tls.Reload(); err != nil {
+		return fmt.Errorf("the files of TLS are not taken over: %w", err)
+	}
+	n.log.Info("the files of TLS were read again")
 	return nil
 }
 

@@ -3,6 +3,7 @@ package node_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/dimse/dimsetest"
 	"hilum/node"
 	"hilum/node/config"
 	"hilum/node/web"
@@ -198,6 +200,11 @@ func (p *pacs) listen(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p.serve(t, l)
+}
+
+func (p *pacs) serve(t *testing.T, l net.Listener) string {
+	t.Helper()
 	server := &dimse.Server{AETitle: "PACS", Handler: p, Logger: slog.New(slog.DiscardHandler)}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
@@ -442,6 +449,14 @@ func TestStartErrors(t *testing.T) {
 		{"plugin missing", func(c *config.Config) { c.Plugins[0].Path = "/nonexistent/plugin" }, "/nonexistent/plugin"},
 		{"plugin checksum", func(c *config.Config) { c.Plugins[0].SHA256 = strings.Repeat("0", 64) }, "0000"},
 		{"plugin dies", func(c *config.Config) { c.Plugins[0].Args = []string{"-start", "say=no library here,exit=1"} }, "no library here"},
+		{"certificate missing", func(c *config.Config) {
+			c.TLS = config.TLS{Certificate: "/nonexistent/cert.pem", Key: "/nonexistent/key.pem"}
+		}, "/nonexistent/cert.pem"},
+		{"authority of a destination missing", func(c *config.Config) {
+			d := destination("127.0.0.1:1")
+			d.TLS = config.DestinationTLS{Enabled: true, CA: "/nonexistent/ca.pem"}
+			c.Destinations = []config.Destination{d}
+		}, "/nonexistent/ca.pem"},
 		{"model missing", func(c *config.Config) { c.Plugins[0].Model = "/nonexistent/model" }, "/nonexistent/model"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -492,5 +507,38 @@ func TestPeers(t *testing.T) {
 		if err := conn.Release(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDeliveryUnderTLS: a destination that demands a certificate gets that of
+// the node; one whose certificate is not trusted gets nothing.
+func TestDeliveryUnderTLS(t *testing.T) {
+	ca, other := dimsetest.NewAuthority(t), dimsetest.NewAuthority(t)
+	serverTLS := dimse.TLSProfile()
+	serverTLS.Certificates = []tls.Certificate{ca.Issue("pacs").TLS}
+	serverTLS.ClientAuth, serverTLS.ClientCAs = tls.RequireAndVerifyClientCert, ca.Pool
+	p := &pacs{}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ca.Issue("node")
+	trusted := destination(p.serve(t, tls.NewListener(l, serverTLS)))
+	trusted.TLS = config.DestinationTLS{Enabled: true, CA: ca.File, Certificate: own.File, Key: own.KeyFile}
+	stranger := trusted
+	stranger.Name, stranger.TLS.CA = "stranger", other.File
+	cfg := testConfig(t)
+	cfg.Destinations = []config.Destination{trusted, stranger}
+	n, client := start(t, cfg)
+	send(t, n, "1.2.3.4", 1, 3)
+	until(t, "a delivery and a failed one", client.Deliveries, func(d []web.Delivery) bool {
+		states := map[string]string{}
+		for _, one := range d {
+			states[one.Destination] = one.State + " " + one.Reason
+		}
+		return strings.HasPrefix(states["pacs"], "done") && strings.HasPrefix(states["stranger"], "retry") && strings.Contains(states["stranger"], "unknown authority")
+	})
+	if got, _ := p.count(t.Context()); got != 1 {
+		t.Errorf("%d reports arrived, want 1", got)
 	}
 }

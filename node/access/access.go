@@ -1,10 +1,11 @@
 // Package access decides who may have an association with the node, and for
-// what: by the AE titles and the address of the peer, and by the user that it
-// names, held against the configuration.
+// what: by the AE titles, the address and the certificate of the peer, and by the
+// user that it names, held against the configuration. It reads the files of TLS
+// for both ends.
 //
-// It follows PS3.8 9.3.4 (the reasons of a rejection) and PS3.7 D.3.3.7 (user
-// identity negotiation). An AE title proves nothing: anybody can call himself by
-// it. Credentials are never logged.
+// It follows PS3.8 9.3.4 (the reasons of a rejection), PS3.7 D.3.3.7 (user
+// identity negotiation) and PS3.15 B.12 (TLS). An AE title proves nothing: anybody
+// can call himself by it; a certificate does. Credentials are never logged.
 package access
 
 import (
@@ -31,9 +32,10 @@ type Rules struct {
 
 // peer is the rule for one calling AE title; what is empty is not asked for.
 type peer struct {
-	networks []netip.Prefix
-	called   []string
-	services []string
+	networks     []netip.Prefix
+	certificates []string
+	called       []string
+	services     []string
 }
 
 // New makes the rules of a configuration that is valid.
@@ -44,7 +46,7 @@ func New(c config.Config) (*Rules, error) {
 		identity: c.UserIdentity, users: map[string]config.User{},
 	}
 	for _, p := range c.Peers {
-		rule := peer{called: p.Called, services: p.Services}
+		rule := peer{certificates: p.Certificates, called: p.Called, services: p.Services}
 		for _, a := range p.Addresses {
 			network, err := config.ParseNetwork(a)
 			if err != nil {
@@ -69,6 +71,8 @@ func (r *Rules) Admit(_ context.Context, rq *dimse.AssociationRequest) (dimse.Ad
 		return dimse.Admission{}, fmt.Errorf("%w: `peers` has no such calling AE title, and unknown ones are refused", dimse.ErrCallingAETitle)
 	case known && !rule.from(rq.RemoteAddr):
 		return dimse.Admission{}, fmt.Errorf("%w: its rule in `peers` does not have this address", dimse.ErrCallingAETitle)
+	case len(rule.certificates) > 0 && !proves(rq.Certificate, rule.certificates):
+		return dimse.Admission{}, fmt.Errorf("%w: its rule in `peers` does not have this certificate", dimse.ErrCallingAETitle)
 	case !r.calledRight(rule, rq.CalledAETitle):
 		return dimse.Admission{}, dimse.ErrCalledAETitle
 	}

@@ -30,7 +30,7 @@ const DefaultFile = "hilum.yaml"
 type Config struct {
 	// AE title that the node answers to, 1 to 16 characters.
 	AETitle string `yaml:"ae_title"`
-	// Address and port to accept DICOM associations on. Anything beyond the loopback interface needs `insecure: true`.
+	// Address and port to accept DICOM associations on. Anything beyond the loopback interface needs `tls.certificate` or `insecure: true`.
 	Listen string `yaml:"listen"`
 	// Folder of everything the node keeps: images, index, jobs, admin socket. One node at a time may use it.
 	Data string `yaml:"data"`
@@ -40,7 +40,7 @@ type Config struct {
 	Duplicates string `yaml:"duplicates"`
 	// Folder in which a series is laid out for a plugin while it is analysed. Empty: inside `data`. A folder in memory (`/dev/shm`) spares the disk one write of each series.
 	Scratch string `yaml:"scratch"`
-	// Allow `listen` beyond loopback. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
+	// Allow `listen` beyond loopback without TLS. DICOM without TLS neither encrypts nor proves who sends: only for a network that you trust.
 	Insecure bool `yaml:"insecure"`
 	// Largest PDU, in bytes, that the node asks its peers to send.
 	MaxPDU int `yaml:"max_pdu"`
@@ -60,6 +60,7 @@ type Config struct {
 	// What becomes of the user that a peer may name when it asks for an association (PS3.7 D.3.3.7): `ignored`; `checked`: refused unless it is one of `users`; `required`: refused without one, too. Kerberos, SAML and JWT are not understood, and so refused where users are checked.
 	UserIdentity string `yaml:"user_identity"`
 
+	TLS          TLS           `yaml:"tls"`
 	Peers        []Peer        `yaml:"peers"`
 	Users        []User        `yaml:"users"`
 	Timeouts     Timeouts      `yaml:"timeouts"`
@@ -76,6 +77,17 @@ type Config struct {
 	lines map[string]int // key -> line in File, for the messages of Validate
 }
 
+// TLS is how the node proves itself to peers, and they to it. Its files are
+// read again when the node gets SIGHUP.
+type TLS struct {
+	// Certificate of the node (PEM), followed by those between it and its authority. Empty: DICOM without TLS. SIGHUP reads all files of `tls` again, without an end to any association.
+	Certificate string `yaml:"certificate"`
+	// Its private key (PEM, without a password).
+	Key string `yaml:"key"`
+	// Authorities (PEM) of the certificates that peers must show (mutual TLS). Empty: peers need none.
+	ClientCA string `yaml:"client_ca"`
+}
+
 // The values of Config.UnknownPeers.
 const (
 	UnknownAccept = "accept"
@@ -89,6 +101,8 @@ type Peer struct {
 	AETitle string `yaml:"ae_title"`
 	// Where it may come from: IP addresses, or networks such as `10.1.2.0/24`. Empty: anywhere.
 	Addresses []string `yaml:"addresses"`
+	// Certificates of which it must show one: SHA-256 of the certificate in hex, or a name that it is made out to (DNS name or common name). Needs `tls.client_ca`. Empty: any that is valid.
+	Certificates []string `yaml:"certificates"`
 	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
 	Called []string `yaml:"called"`
 	// What it may do: `echo`, `store`. Empty: everything.
@@ -146,6 +160,8 @@ type Destination struct {
 	Address string `yaml:"address"`
 	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
 	CallingAETitle string `yaml:"calling_ae_title"`
+	// TLS with this peer.
+	TLS DestinationTLS `yaml:"tls"`
 	// Time to wait for the connection and for each answer.
 	Timeout time.Duration `yaml:"timeout"`
 	// Tries before a delivery is given up and marked dead. 0: as long as it takes.
@@ -154,6 +170,21 @@ type Destination struct {
 	Backoff time.Duration `yaml:"backoff"`
 	// Longest wait between two deliveries.
 	MaxBackoff time.Duration `yaml:"max_backoff"`
+}
+
+// DestinationTLS is how the node connects to a destination under TLS. Its files
+// are read for each delivery.
+type DestinationTLS struct {
+	// Connect with TLS.
+	Enabled bool `yaml:"enabled"`
+	// Authorities (PEM) of the peer's certificate. Empty: those of the operating system.
+	CA string `yaml:"ca"`
+	// Certificate to show (PEM). Empty: `tls.certificate`, if the node has one.
+	Certificate string `yaml:"certificate"`
+	// Its private key (PEM).
+	Key string `yaml:"key"`
+	// Name that the peer's certificate must have. Empty: the host of `address`.
+	ServerName string `yaml:"server_name"`
 }
 
 // Plugin is one analysis program that the node starts and hands series to.

@@ -64,6 +64,9 @@ func (c *Config) complete() {
 			c.Destinations[i].CallingAETitle = c.AETitle
 		}
 		d := &c.Destinations[i]
+		if d.TLS.Enabled && d.TLS.Certificate == "" && d.TLS.Key == "" {
+			d.TLS.Certificate, d.TLS.Key = c.TLS.Certificate, c.TLS.Key
+		}
 		if !c.written(fmt.Sprintf("destinations[%d].max_backoff", i)) {
 			d.MaxBackoff = max(d.MaxBackoff, d.Backoff)
 		}
@@ -98,6 +101,14 @@ func finish(c Config, folder string) (Config, error) {
 	}
 	resolve(&c.Data)
 	resolve(&c.Scratch)
+	resolve(&c.TLS.Certificate)
+	resolve(&c.TLS.Key)
+	resolve(&c.TLS.ClientCA)
+	for i := range c.Destinations {
+		resolve(&c.Destinations[i].TLS.CA)
+		resolve(&c.Destinations[i].TLS.Certificate)
+		resolve(&c.Destinations[i].TLS.Key)
+	}
 	for i := range c.Plugins {
 		resolve(&c.Plugins[i].Path)
 		resolve(&c.Plugins[i].Model)

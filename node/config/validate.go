@@ -48,7 +48,11 @@ func (c *Config) Validate() error {
 func (c *Config) validate(p *problems) {
 	v := validator{problems: p, lines: c.lines}
 	v.aeTitle("ae_title", c.AETitle)
-	v.listen(c.Listen, c.Insecure)
+	v.listen(c.Listen, c.Insecure || c.TLS.Certificate != "")
+	v.tls("tls", c.TLS.Certificate, c.TLS.Key)
+	if c.TLS.ClientCA != "" && c.TLS.Certificate == "" {
+		v.problem("tls.client_ca", "peers show certificates only under TLS: write tls.certificate too")
+	}
 	v.required("data", c.Data)
 	v.between("max_pdu", c.MaxPDU, minPDU, maxPDU)
 	v.between("max_associations", c.MaxAssociations, 1, maxAssociations)
@@ -113,6 +117,14 @@ func (v validator) peers(c *Config) {
 				v.problem(fmt.Sprintf("%s.addresses[%d]", key, j), "%v", err)
 			}
 		}
+		if len(p.Certificates) > 0 && c.TLS.ClientCA == "" {
+			v.problem(key+".certificates", "peers are not asked for certificates: write tls.client_ca too")
+		}
+		for j, name := range p.Certificates {
+			if name == "" || len(name) > maxCertificateName {
+				v.problem(fmt.Sprintf("%s.certificates[%d]", key, j), "neither the 64 hex digits of a SHA-256 nor a name")
+			}
+		}
 		for j, title := range p.Called {
 			v.aeTitle(fmt.Sprintf("%s.called[%d]", key, j), title)
 		}
@@ -165,6 +177,13 @@ func (v validator) destinations(c *Config) {
 		if v.address(key+".address", d.Address) && d.Address == c.Listen {
 			v.problem(key+".address", "%s is this node: its results would come back to it", d.Address)
 		}
+		v.tls(key+".tls", d.TLS.Certificate, d.TLS.Key)
+		if !d.TLS.Enabled && d.TLS != (DestinationTLS{}) {
+			v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
+		}
+		if strings.ContainsAny(d.TLS.ServerName, " /:") {
+			v.problem(key+".tls.server_name", "%q is not the name of a host", d.TLS.ServerName)
+		}
 		v.positive(key+".timeout", d.Timeout)
 		v.between(key+".attempts", d.Attempts, 0, maxAttempts)
 		v.backoff(key, d.Backoff, d.MaxBackoff)
@@ -214,9 +233,22 @@ func (v validator) aeTitle(key, s string) {
 	}
 }
 
-// listen refuses an address that others can reach unless insecure says that
-// this is wanted.
-func (v validator) listen(address string, insecure bool) {
+// tls holds that a certificate and its key come together.
+func (v validator) tls(key, certificate, private string) {
+	switch {
+	case certificate == "" && private != "":
+		v.problem(key+".certificate", "missing: a key is of no use without its certificate")
+	case certificate != "" && private == "":
+		v.problem(key+".key", "missing: a certificate is of no use without its key")
+	}
+}
+
+// maxCertificateName bounds a DNS name, RFC 1035 2.3.4.
+const maxCertificateName = 253
+
+// listen refuses an address that others can reach unless there is TLS or it is
+// said that this is wanted.
+func (v validator) listen(address string, wanted bool) {
 	host, port, err := net.SplitHostPort(address)
 	if _, errPort := strconv.ParseUint(port, 10, 16); err != nil || errPort != nil {
 		v.problem("listen", "%q is not an address: write host:port, such as 127.0.0.1:11112", address)
@@ -225,8 +257,8 @@ func (v validator) listen(address string, insecure bool) {
 	if ip, err := netip.ParseAddr(host); host == "localhost" || err == nil && ip.Unmap().IsLoopback() {
 		return
 	}
-	if !insecure {
-		v.problem("listen", "%s can be reached from other machines, and DICOM without TLS is neither encrypted nor authenticated: write insecure: true if the network is trusted, or listen on 127.0.0.1", address)
+	if !wanted {
+		v.problem("listen", "%s can be reached from other machines, and DICOM without TLS is neither encrypted nor authenticated: write tls.certificate and tls.key, or insecure: true if the network is trusted, or listen on 127.0.0.1", address)
 	}
 }
 

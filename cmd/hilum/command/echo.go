@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -9,12 +10,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"hilum/dimse"
+	"hilum/node/access"
+	"hilum/node/config"
 )
 
 // peer are the flags that name a DICOM peer.
 type peer struct {
 	to, called, calling string
 	timeout             time.Duration
+	secure              config.DestinationTLS
+	tls                 *tls.Config // nil without TLS
 }
 
 func (p *peer) addFlags(cmd *cobra.Command) {
@@ -22,10 +27,18 @@ func (p *peer) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&p.called, "called", "", "AE `TITLE` of the peer (default: the configured node's)")
 	cmd.Flags().StringVar(&p.calling, "calling", "HILUM-SCU", "AE `TITLE` to call from")
 	cmd.Flags().DurationVar(&p.timeout, "timeout", 30*time.Second, "longest wait for an answer")
+	cmd.Flags().BoolVar(&p.secure.Enabled, "tls", false, "connect with TLS (default: as configured, if --to is not given)")
+	cmd.Flags().StringVar(&p.secure.CA, "tls-ca", "", "PEM `FILE` of the authorities of the peer's certificate (default: the system's)")
+	cmd.Flags().StringVar(&p.secure.Certificate, "tls-cert", "", "PEM `FILE` of the certificate to show")
+	cmd.Flags().StringVar(&p.secure.Key, "tls-key", "", "PEM `FILE` of its key")
+	cmd.Flags().StringVar(&p.secure.ServerName, "tls-name", "", "`NAME` that the peer's certificate must have (default: the host of --to)")
 }
 
 // resolve fills in what was not named from the configuration.
 func (p *peer) resolve(g *global) error {
+	if err := p.resolveTLS(); err != nil {
+		return usage(err)
+	}
 	if p.to != "" && p.called != "" {
 		return nil
 	}
@@ -35,6 +48,11 @@ func (p *peer) resolve(g *global) error {
 	}
 	if p.to == "" {
 		p.to = cfg.Listen
+		if cfg.TLS.Certificate != "" && !p.secure.Enabled {
+			if p.tls, err = access.SelfTLS(cfg.TLS); err != nil {
+				return err
+			}
+		}
 	}
 	if p.called == "" {
 		p.called = cfg.AETitle
@@ -42,8 +60,21 @@ func (p *peer) resolve(g *global) error {
 	return nil
 }
 
+// resolveTLS reads the files that the flags name.
+func (p *peer) resolveTLS() (err error) {
+	switch {
+	case !p.secure.Enabled && p.secure != (config.DestinationTLS{}):
+		return errors.New("the other --tls flags need --tls")
+	case (p.secure.Certificate == "") != (p.secure.Key == ""):
+		return errors.New("--tls-cert and --tls-key belong together")
+	case p.secure.Enabled:
+		p.tls, err = access.ClientTLS(p.secure)
+	}
+	return err
+}
+
 func (p *peer) client(contexts ...dimse.PresentationContext) *dimse.Client {
-	return &dimse.Client{CallingAETitle: p.calling, CalledAETitle: p.called, Timeout: p.timeout, Contexts: contexts}
+	return &dimse.Client{CallingAETitle: p.calling, CalledAETitle: p.called, Timeout: p.timeout, TLS: p.tls, Contexts: contexts}
 }
 
 func newEchoCommand(g *global) *cobra.Command {

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +25,7 @@ func newServeCommand(g *global) *cobra.Command {
 		Short: "Run the node until it is interrupted",
 		Long: `Run the node until SIGINT or SIGTERM: new associations are then refused, images
 under way are stored, running analyses go back into the queue, plugins end.
+SIGHUP makes it read the files of TLS again; associations go on.
 
 ` + exitHelp,
 		Args: cobra.NoArgs,
@@ -36,14 +40,25 @@ under way are stored, running analyses go back into the queue, plugins end.
 }
 
 func runServe(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP) // before the start, which it must not end
+	defer signal.Stop(reload)
 	n, err := node.Start(ctx, node.Options{Config: cfg, Version: version, Logger: log})
 	if err != nil {
 		return err
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("node stopping")
-	case err = <-n.Failed():
+	for running := true; running; {
+		select {
+		case <-reload:
+			if err := n.Reload(); err != nil {
+				log.Error("not reloaded", "error", err)
+			}
+			continue
+		case <-ctx.Done():
+			log.Info("node stopping")
+		case err = <-n.Failed():
+		}
+		running = false
 	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
