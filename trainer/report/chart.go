@@ -82,9 +82,13 @@ func chart(r *froc.Result) template.HTML {
 		if label > plotBottom-4 {
 			label = y - 13
 		}
-		fmt.Fprintf(&s, `<g><title>%s at %s false positives per scan (95 %% interval %s to %s)</title><circle class="point" cx="%.1f" cy="%.1f" r="4.5"/>`+
+		interval := ""
+		if r.Samples > 0 {
+			interval = fmt.Sprintf(" (95 %% interval %s to %s)", sens(r.SensLow[i]), sens(r.SensHigh[i]))
+		}
+		fmt.Fprintf(&s, `<g><title>%s at %s false positives per scan%s</title><circle class="point" cx="%.1f" cy="%.1f" r="4.5"/>`+
 			`<text class="value" x="%.1f" y="%.1f" text-anchor="%s">%s</text></g>`,
-			sens(r.Sensitivity[i]), rate(fp), sens(r.SensLow[i]), sens(r.SensHigh[i]), x, y, x, label, anchor, sens(r.Sensitivity[i]))
+			sens(r.Sensitivity[i]), rate(fp), interval, x, y, x, label, anchor, sens(r.Sensitivity[i]))
 	}
 	s.WriteString(`</svg>`)
 	return template.HTML(s.String()) //nolint:gosec // numbers only
