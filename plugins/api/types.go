@@ -69,6 +69,37 @@ type Finding struct {
 	Malignancy  *float64   `json:"malignancy,omitempty"`
 	Label       string     `json:"label,omitempty"`
 	Mask        *Mask      `json:"mask,omitempty"`
+	Site        Site       `json:"site,omitempty"`          // "": somewhere in the lungs
+	LongAxisMM  float64    `json:"long_axis_mm,omitempty"`  // longest diameter in one slice; zero if not measured
+	ShortAxisMM float64    `json:"short_axis_mm,omitempty"` // longest diameter at a right angle to it, in the same slice
+	VolumeMM3   float64    `json:"volume_mm3,omitempty"`    // zero if not measured
+	Views       []View     `json:"views,omitempty"`         // pictures for people: axial, coronal, sagittal; at most MaxViews
+}
+
+// Site is a part of the lungs.
+type Site string
+
+// The sites that a plugin can name.
+const (
+	SiteRightLung       Site = "right lung"
+	SiteLeftLung        Site = "left lung"
+	SiteRightUpperLobe  Site = "right upper lobe"
+	SiteRightMiddleLobe Site = "right middle lobe"
+	SiteRightLowerLobe  Site = "right lower lobe"
+	SiteLeftUpperLobe   Site = "left upper lobe"
+	SiteLeftLowerLobe   Site = "left lower lobe"
+)
+
+// View is a grey picture of the scan around a finding. The node itself decodes
+// no pixels: what a report shows comes from the plugin.
+type View struct {
+	Columns    int        `json:"columns"`
+	Rows       int        `json:"rows"`
+	Spacing    float64    `json:"spacing"`     // mm from pixel to pixel along columns and rows
+	Origin     [3]float64 `json:"origin"`      // centre of the first pixel, LPS mm
+	ColumnAxis [3]float64 `json:"column_axis"` // unit vector in LPS in which the column number grows
+	RowAxis    [3]float64 `json:"row_axis"`
+	Pixels     []byte     `json:"pixels"` // 0 black to 255 white, row by row
 }
 
 // Mask marks the voxels of a finding on a grid of its own.

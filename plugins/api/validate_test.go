@@ -34,6 +34,16 @@ func TestFindingValidate(t *testing.T) {
 		{"short mask", func(f *api.Finding) { f.Mask.Bits = f.Mask.Bits[:1] }, "has 1 bytes, want 2"},
 		{"mask spacing", func(f *api.Finding) { f.Mask.Spacing[0] = 0 }, "mask spacing"},
 		{"mask origin", func(f *api.Finding) { f.Mask.Origin[0] = nan }, "mask origin"},
+		{"site", func(f *api.Finding) { f.Site = "liver" }, "site"},
+		{"short above long axis", func(f *api.Finding) { f.LongAxisMM, f.ShortAxisMM = 5, 6 }, "short_axis_mm"},
+		{"NaN long axis", func(f *api.Finding) { f.LongAxisMM = nan }, "long_axis_mm"},
+		{"negative volume", func(f *api.Finding) { f.VolumeMM3 = -1 }, "volume_mm3"},
+		{"too many views", func(f *api.Finding) { f.Views = make([]api.View, 4) }, "4 views"},
+		{"view without pixels", func(f *api.Finding) { f.Views = []api.View{{Columns: 2, Rows: 2}} }, "0 bytes, want 4"},
+		{"endless view", func(f *api.Finding) { f.Views = []api.View{{Columns: 1 << 31, Rows: 1 << 31}} }, "columns"},
+		{"view axis", func(f *api.Finding) {
+			f.Views = []api.View{{Columns: 1, Rows: 1, Spacing: 1, ColumnAxis: [3]float64{1, 0, 0}, Pixels: []byte{0}}}
+		}, "row axis"},
 		{"mask axis", func(f *api.Finding) { f.Mask.Axes[2] = [3]float64{0, nan, 1} }, "mask axis 3"},
 	}
 	for _, tt := range tests {
