@@ -148,8 +148,6 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 	if err != nil {
 		return api.Result{}, seriesError(err)
 	}
-	notes, seriesUID := v.Notes, v.SeriesInstanceUID
-	v = nil // its memory is not needed beside the network's
 	prepared := time.Now()
 	candidates, t, err := d.detect(ctx, p, progress)
 	if err != nil {
@@ -157,13 +155,16 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 	}
 	kept := selectCandidates(candidates, p, d.model.Output)
 	detected := time.Now()
+	found := findings(kept, p.Geometry, v.SeriesInstanceUID, d.model.SHA256)
+	measure(found, v, p)
+	measured := time.Now()
 	d.log.Info("series analysed", "job", job.ID, "findings", len(kept), "tiles", len(t.starts),
-		"provider", d.session.provider, "device", d.session.device, "seconds", seconds(start, detected))
+		"provider", d.session.provider, "device", d.session.device, "seconds", seconds(start, measured))
 	progress(1, "done")
 	return api.Result{
-		Findings: findings(kept, p.Geometry, seriesUID, d.model.SHA256),
+		Findings: found,
 		Device:   d.session.device,
-		Notes:    append(notes, d.session.notes...),
+		Notes:    append(v.Notes, d.session.notes...),
 		Attributes: map[string]string{
 			"provider":        d.session.provider,
 			"runtime":         "onnxruntime " + d.library.version,
@@ -174,6 +175,7 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 			"seconds_read":    seconds(start, read),
 			"seconds_prepare": seconds(read, prepared),
 			"seconds_detect":  seconds(prepared, detected),
+			"seconds_measure": seconds(detected, measured),
 		},
 	}, nil
 }
