@@ -66,10 +66,22 @@ type Finding struct {
 	Size        [3]float64 `json:"size"`        // edge lengths of the box along x, y, z; zero if not measured
 	DiameterMM  float64    `json:"diameter_mm"` // zero if not measured
 	Probability float64    `json:"probability"` // 0 to 1
-	Malignancy  *float64   `json:"malignancy,omitempty"`
-	Label       string     `json:"label,omitempty"`
-	Mask        *Mask      `json:"mask,omitempty"`
+	// Malignancy is the probability that it is malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
+	// Texture is TextureSolid … or "": not judged; TextureProbability is its
+	// probability, 0 to 1.
+	Texture            string  `json:"texture,omitempty"`
+	TextureProbability float64 `json:"texture_probability,omitempty"`
+	Label              string  `json:"label,omitempty"`
+	Mask               *Mask   `json:"mask,omitempty"`
 }
+
+// Textures of a nodule.
+const (
+	TextureSolid       = "solid"
+	TexturePartSolid   = "part-solid"
+	TextureGroundGlass = "ground-glass"
+)
 
 // Mask marks the voxels of a finding on a grid of its own.
 type Mask struct {
@@ -87,6 +99,9 @@ type Result struct {
 	Device      string            `json:"device,omitempty"`
 	Notes       []string          `json:"notes,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"` // timings, counts
+	// Malignancy is the probability that any nodule of this patient is
+	// malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
 }
 
 // InputError is returned by a plugin when the series cannot be analysed, now or
