@@ -45,7 +45,7 @@ type Output struct {
 	Threshold float64   `json:"threshold"`   // probability from which a finding is reported
 	NMSIoU    float64   `json:"nms_iou"`     // cubes overlapping more are one finding
 	Merge     float64   `json:"merge"`       // centres nearer than this many radii are one finding
-	MinInLung float64   `json:"min_in_lung"` // share of a finding's ball that must lie in the lungs, 0..1; 0: it must touch them
+	MinInLung float64   `json:"min_in_lung"` // share of a finding's ball that must lie in the lungs, 0..1; 0: reach_mm alone decides
 	TopK      int       `json:"top_k"`       // most findings in one scan
 }
 
