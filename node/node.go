@@ -346,15 +346,20 @@ func Specs(cfg config.Config) ([]host.Spec, error) {
 	specs := make([]host.Spec, 0, len(cfg.Plugins))
 	for _, p := range cfg.Plugins {
 		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes}
-		if p.Model != "" {
-			if _, err := models.Load(p.Model); err != nil {
+		for _, m := range []struct{ flag, folder, task string }{
+			{"--model", p.Model, ""}, {"--classifier", p.Classifier, models.TaskNoduleClassification},
+		} {
+			if m.folder == "" {
+				continue
+			}
+			if _, err := models.Verify(m.folder, m.task); err != nil {
 				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
 			}
-			model, err := filepath.Abs(p.Model) // the process runs in a folder of its own
+			folder, err := filepath.Abs(m.folder) // the process runs in a folder of its own
 			if err != nil {
 				return nil, fmt.Errorf("plugin %s: find the model: %w", p.Name, err)
 			}
-			spec.Args = append(spec.Args, "--model", model)
+			spec.Args = append(spec.Args, m.flag, folder)
 		}
 		spec.Args = append(spec.Args, p.Args...)
 		specs = append(specs, spec)

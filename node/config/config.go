@@ -195,6 +195,8 @@ type Plugin struct {
 	Path string `yaml:"path"`
 	// Folder of the model (`model.onnx` and `model.json`), handed to the program as `--model`. Empty: none.
 	Model string `yaml:"model"`
+	// Folder of a model that judges what `model` found, handed to the program as `--classifier`. Empty: none.
+	Classifier string `yaml:"classifier"`
 	// Further arguments of the program, as written here.
 	Args []string `yaml:"args"`
 	// Environment of the program as `KEY=value`, beside the few variables that every plugin gets; nothing of the node's own environment reaches it.

@@ -112,6 +112,7 @@ func finish(c Config, folder string) (Config, error) {
 	for i := range c.Plugins {
 		resolve(&c.Plugins[i].Path)
 		resolve(&c.Plugins[i].Model)
+		resolve(&c.Plugins[i].Classifier)
 	}
 	return c, nil
 }

@@ -114,6 +114,9 @@ func measurementGroup(c *content, in Input, f api.Finding, number int) item {
 	if f.Malignancy != nil {
 		children = append(children, c.number(contains, codeCancer, hundredths(100**f.Malignancy), unitPercent))
 	}
+	if f.Texture != "" {
+		children = append(children, c.text(contains, codeComment, fmt.Sprintf("Texture: %s (probability %.2f).", f.Texture, f.TextureProbability)))
+	}
 	if f.Label != "" && !strings.EqualFold(f.Label, codeNodule.meaning) {
 		children = append(children, c.text(contains, codeComment, f.Label))
 	}
@@ -173,6 +176,9 @@ func evaluations(c *content, in Input) []item {
 			c.text(contains, codeFinding, fmt.Sprintf("No nodule found by %s %s in %d images.", in.Result.Description.Name, in.Result.Description.Version, len(in.Images))),
 		)
 		out = append(out, algorithm(c, contains, in.Result)...)
+	}
+	if p := in.Result.Malignancy; p != nil {
+		out = append(out, c.text(contains, codeComment, fmt.Sprintf("Probability that any nodule is malignant, computed from the most probable findings: %.1f %%.", 100**p)))
 	}
 	for _, note := range in.Result.Notes {
 		if strings.TrimSpace(note) != "" {

@@ -69,6 +69,7 @@ type JobDetail struct {
 	Seconds       float64           `json:"seconds"`
 	Notes         []string          `json:"notes"`
 	Attributes    map[string]string `json:"attributes"`
+	Malignancy    *float64          `json:"malignancy,omitempty"` // of the patient: that any nodule is malignant
 	Findings      []Finding         `json:"findings"`
 }
 
@@ -91,6 +92,7 @@ type Finding struct {
 	DiameterMM        float64  `json:"diameter_mm"`
 	Probability       float64  `json:"probability"`
 	Malignancy        *float64 `json:"malignancy,omitempty"`
+	Texture           string   `json:"texture,omitempty"`
 }
 
 // Delivery is the sending of one result to one destination.
@@ -206,6 +208,7 @@ func jobView(j store.Job, detail bool) (Job, error) {
 			Seconds:       r.Seconds,
 			Notes:         r.Result.Notes,
 			Attributes:    r.Result.Attributes,
+			Malignancy:    r.Result.Malignancy,
 			Findings:      findingsView(a, r),
 		}
 		for _, in := range r.Instances {
@@ -233,6 +236,7 @@ func findingsView(a task.Analysis, r task.AnalysisResult) []Finding {
 			DiameterMM:        f.DiameterMM,
 			Probability:       f.Probability,
 			Malignancy:        f.Malignancy,
+			Texture:           f.Texture,
 		})
 	}
 	sortFindings(out)

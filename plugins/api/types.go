@@ -66,14 +66,19 @@ type Finding struct {
 	Size        [3]float64 `json:"size"`        // edge lengths of the box along x, y, z; zero if not measured
 	DiameterMM  float64    `json:"diameter_mm"` // zero if not measured
 	Probability float64    `json:"probability"` // 0 to 1
-	Malignancy  *float64   `json:"malignancy,omitempty"`
-	Label       string     `json:"label,omitempty"`
-	Mask        *Mask      `json:"mask,omitempty"`
-	Site        Site       `json:"site,omitempty"`          // "": somewhere in the lungs
-	LongAxisMM  float64    `json:"long_axis_mm,omitempty"`  // longest diameter in one slice; zero if not measured
-	ShortAxisMM float64    `json:"short_axis_mm,omitempty"` // longest diameter at a right angle to it, in the same slice
-	VolumeMM3   float64    `json:"volume_mm3,omitempty"`    // zero if not measured
-	Views       []View     `json:"views,omitempty"`         // pictures for people: axial, coronal, sagittal; at most MaxViews
+	// Malignancy is the probability that it is malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
+	// Texture is TextureSolid … or "": not judged; TextureProbability is its
+	// probability, 0 to 1.
+	Texture            string  `json:"texture,omitempty"`
+	TextureProbability float64 `json:"texture_probability,omitempty"`
+	Label              string  `json:"label,omitempty"`
+	Mask               *Mask   `json:"mask,omitempty"`
+	Site               Site    `json:"site,omitempty"`          // "": somewhere in the lungs
+	LongAxisMM         float64 `json:"long_axis_mm,omitempty"`  // longest diameter in one slice; zero if not measured
+	ShortAxisMM        float64 `json:"short_axis_mm,omitempty"` // longest diameter at a right angle to it, in the same slice
+	VolumeMM3          float64 `json:"volume_mm3,omitempty"`    // zero if not measured
+	Views              []View  `json:"views,omitempty"`         // pictures for people: axial, coronal, sagittal; at most MaxViews
 }
 
 // Site is a part of the lungs.
@@ -102,6 +107,13 @@ type View struct {
 	Pixels     []byte     `json:"pixels"` // 0 black to 255 white, row by row
 }
 
+// Textures of a nodule.
+const (
+	TextureSolid       = "solid"
+	TexturePartSolid   = "part-solid"
+	TextureGroundGlass = "ground-glass"
+)
+
 // Mask marks the voxels of a finding on a grid of its own.
 type Mask struct {
 	Size    [3]int        `json:"size"`    // columns, rows, slices
@@ -118,6 +130,9 @@ type Result struct {
 	Device      string            `json:"device,omitempty"`
 	Notes       []string          `json:"notes,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"` // timings, counts
+	// Malignancy is the probability that any nodule of this patient is
+	// malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
 }
 
 // InputError is returned by a plugin when the series cannot be analysed, now or

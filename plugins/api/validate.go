@@ -95,6 +95,11 @@ func (r Result) Validate(lim Limits) error {
 		}
 		seen[f.ID] = true
 	}
+	if r.Malignancy != nil {
+		if err := checkRange("malignancy", *r.Malignancy, 0, 1); err != nil {
+			return err
+		}
+	}
 	if err := checkText("device", r.Device, maxNameBytes); err != nil {
 		return err
 	}
@@ -144,6 +149,14 @@ func (f Finding) validate(lim Limits) error {
 		if err := checkRange("malignancy", *f.Malignancy, 0, 1); err != nil {
 			return err
 		}
+	}
+	switch f.Texture {
+	case "", TextureSolid, TexturePartSolid, TextureGroundGlass:
+	default:
+		return fmt.Errorf("texture is %q, want %q, %q or %q", shorten(f.Texture), TextureSolid, TexturePartSolid, TextureGroundGlass)
+	}
+	if err := checkRange("texture_probability", f.TextureProbability, 0, 1); err != nil {
+		return err
 	}
 	if err := checkText("label", f.Label, lim.TextBytes); err != nil {
 		return err

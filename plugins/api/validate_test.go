@@ -26,6 +26,8 @@ func TestFindingValidate(t *testing.T) {
 		{"wide diameter", func(f *api.Finding) { f.DiameterMM = 501 }, "diameter_mm"},
 		{"probability above 1", func(f *api.Finding) { f.Probability = 1.0001 }, "probability"},
 		{"NaN malignancy", func(f *api.Finding) { f.Malignancy = &nan }, "malignancy"},
+		{"unknown texture", func(f *api.Finding) { f.Texture = "hairy" }, "texture"},
+		{"texture probability", func(f *api.Finding) { f.TextureProbability = nan }, "texture_probability"},
 		{"escape in label", func(f *api.Finding) { f.Label = "\x1b[2J" }, "label holds control characters"},
 		{"reversed label", func(f *api.Finding) { f.Label = "a\u202eb" }, "label holds control characters"},
 		{"long id", func(f *api.Finding) { f.ID = strings.Repeat("x", 65) }, "id is longer"},
@@ -59,6 +61,7 @@ func TestFindingValidate(t *testing.T) {
 
 func TestResultValidate(t *testing.T) {
 	lim := api.DefaultLimits()
+	beyond := 1.5
 	tests := []struct {
 		name   string
 		result api.Result
@@ -68,6 +71,7 @@ func TestResultValidate(t *testing.T) {
 		{"two without id", api.Result{Findings: make([]api.Finding, 2)}, ""},
 		{"same id", api.Result{Findings: []api.Finding{{ID: "a"}, {ID: "a"}}}, `finding 2: id "a" is used twice`},
 		{"too many", api.Result{Findings: make([]api.Finding, 10_001)}, "at most 10000"},
+		{"malignancy", api.Result{Malignancy: &beyond}, "malignancy is 1.5"},
 		{"notes", api.Result{Notes: make([]string, 201)}, "201 notes"},
 		{"long note", api.Result{Notes: []string{strings.Repeat("x", 1025)}}, "note is longer"},
 		{"bad UTF-8", api.Result{Attributes: map[string]string{"\xff": ""}}, "attribute name"},

@@ -57,7 +57,7 @@ func findingToWire(f Finding) *pluginpb.Finding {
 	out := &pluginpb.Finding{
 		Id: f.ID, Center: vectorToWire(f.Center), Size: vectorToWire(f.Size),
 		DiameterMm: f.DiameterMM, Probability: f.Probability, Malignancy: f.Malignancy,
-		Label: f.Label, Mask: maskToWire(f.Mask),
+		Texture: f.Texture, TextureProbability: f.TextureProbability, Label: f.Label, Mask: maskToWire(f.Mask),
 		Site: string(f.Site), LongAxisMm: f.LongAxisMM, ShortAxisMm: f.ShortAxisMM, VolumeMm3: f.VolumeMM3,
 	}
 	for _, v := range f.Views {
@@ -74,7 +74,7 @@ func findingFromWire(in *pluginpb.Finding) Finding {
 	out := Finding{
 		ID: in.GetId(), Center: vectorFromWire(in.GetCenter()), Size: vectorFromWire(in.GetSize()),
 		DiameterMM: in.GetDiameterMm(), Probability: in.GetProbability(), Malignancy: in.Malignancy,
-		Label: in.GetLabel(), Mask: maskFromWire(in.GetMask()),
+		Texture: in.GetTexture(), TextureProbability: in.GetTextureProbability(), Label: in.GetLabel(), Mask: maskFromWire(in.GetMask()),
 		Site: Site(in.GetSite()), LongAxisMM: in.GetLongAxisMm(), ShortAxisMM: in.GetShortAxisMm(), VolumeMM3: in.GetVolumeMm3(),
 	}
 	views := in.GetViews()

@@ -1,6 +1,8 @@
 package insert
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -140,4 +142,17 @@ func meanVote(text string) float64 {
 func (s Source) mask() string {
 	extension := filepath.Ext(s.File)
 	return strings.TrimSuffix(s.File, extension) + "_mask" + extension
+}
+
+// Fold returns in which of n folds a patient is, 0 to n-1. It depends on the
+// name alone, so that every program puts a patient into the same fold: the
+// first four bytes of the name's SHA-256, as a big-endian number, modulo n.
+func Fold(patient string, n int) int {
+	sum := sha256.Sum256([]byte(patient))
+	return int(binary.BigEndian.Uint32(sum[:4]) % uint32(n))
+}
+
+// OfPatients returns the sources of the patients that keep is true for.
+func OfPatients(all []Source, keep func(patient string) bool) []Source {
+	return slices.DeleteFunc(slices.Clone(all), func(s Source) bool { return !keep(s.Patient) })
 }

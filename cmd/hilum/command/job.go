@@ -69,6 +69,9 @@ func showJob(out io.Writer, j web.Job) error {
 	for _, k := range slices.Sorted(maps.Keys(d.Attributes)) {
 		fmt.Fprintf(out, "           %s = %s\n", k, d.Attributes[k])
 	}
+	if d.Malignancy != nil {
+		fmt.Fprintf(out, "malignancy %.3f that any nodule of the patient is malignant\n", *d.Malignancy)
+	}
 	fmt.Fprintln(out)
 	return showFindings(out, d.Findings)
 }

@@ -462,10 +462,12 @@ func (x *Progress) GetMessage() string {
 }
 
 type Result struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`                                                                                   // where it really ran
-	Notes         []string               `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`                                                                                     // for people
-	Attributes    map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // timings, counts
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Device     string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`                                                                                   // where it really ran
+	Notes      []string               `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`                                                                                     // for people
+	Attributes map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // timings, counts
+	// Probability that any nodule of this patient is malignant, 0 to 1.
+	Malignancy    *float64 `protobuf:"fixed64,4,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +521,13 @@ func (x *Result) GetAttributes() map[string]string {
 		return x.Attributes
 	}
 	return nil
+}
+
+func (x *Result) GetMalignancy() float64 {
+	if x != nil && x.Malignancy != nil {
+		return *x.Malignancy
+	}
+	return 0
 }
 
 type Vector struct {
@@ -582,22 +591,24 @@ func (x *Vector) GetZ() float64 {
 }
 
 type Finding struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Center        *Vector                `protobuf:"bytes,2,opt,name=center,proto3" json:"center,omitempty"` // mm
-	Size          *Vector                `protobuf:"bytes,3,opt,name=size,proto3" json:"size,omitempty"`     // edge lengths of the box along x, y, z in mm
-	DiameterMm    float64                `protobuf:"fixed64,4,opt,name=diameter_mm,json=diameterMm,proto3" json:"diameter_mm,omitempty"`
-	Probability   float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"`     // 0 to 1
-	Malignancy    *float64               `protobuf:"fixed64,6,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"` // 0 to 1
-	Label         string                 `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
-	Mask          *Mask                  `protobuf:"bytes,8,opt,name=mask,proto3" json:"mask,omitempty"`
-	Site          string                 `protobuf:"bytes,20,opt,name=site,proto3" json:"site,omitempty"`                                      // where in the body: one of the names of the Go type Site, or empty
-	LongAxisMm    float64                `protobuf:"fixed64,21,opt,name=long_axis_mm,json=longAxisMm,proto3" json:"long_axis_mm,omitempty"`    // longest diameter in one slice; zero if not measured
-	ShortAxisMm   float64                `protobuf:"fixed64,22,opt,name=short_axis_mm,json=shortAxisMm,proto3" json:"short_axis_mm,omitempty"` // longest diameter at a right angle to it, in the same slice
-	VolumeMm3     float64                `protobuf:"fixed64,23,opt,name=volume_mm3,json=volumeMm3,proto3" json:"volume_mm3,omitempty"`         // zero if not measured
-	Views         []*View                `protobuf:"bytes,24,rep,name=views,proto3" json:"views,omitempty"`                                    // pictures for people: axial, coronal, sagittal
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Id                 string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Center             *Vector                `protobuf:"bytes,2,opt,name=center,proto3" json:"center,omitempty"` // mm
+	Size               *Vector                `protobuf:"bytes,3,opt,name=size,proto3" json:"size,omitempty"`     // edge lengths of the box along x, y, z in mm
+	DiameterMm         float64                `protobuf:"fixed64,4,opt,name=diameter_mm,json=diameterMm,proto3" json:"diameter_mm,omitempty"`
+	Probability        float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"`     // 0 to 1
+	Malignancy         *float64               `protobuf:"fixed64,6,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"` // probability, 0 to 1; absent: not judged
+	Label              string                 `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
+	Mask               *Mask                  `protobuf:"bytes,8,opt,name=mask,proto3" json:"mask,omitempty"`
+	Texture            string                 `protobuf:"bytes,9,opt,name=texture,proto3" json:"texture,omitempty"`                                                    // solid | part-solid | ground-glass; empty: not judged
+	TextureProbability float64                `protobuf:"fixed64,10,opt,name=texture_probability,json=textureProbability,proto3" json:"texture_probability,omitempty"` // of that texture, 0 to 1
+	Site               string                 `protobuf:"bytes,20,opt,name=site,proto3" json:"site,omitempty"`                                                         // where in the body: one of the names of the Go type Site, or empty
+	LongAxisMm         float64                `protobuf:"fixed64,21,opt,name=long_axis_mm,json=longAxisMm,proto3" json:"long_axis_mm,omitempty"`                       // longest diameter in one slice; zero if not measured
+	ShortAxisMm        float64                `protobuf:"fixed64,22,opt,name=short_axis_mm,json=shortAxisMm,proto3" json:"short_axis_mm,omitempty"`                    // longest diameter at a right angle to it, in the same slice
+	VolumeMm3          float64                `protobuf:"fixed64,23,opt,name=volume_mm3,json=volumeMm3,proto3" json:"volume_mm3,omitempty"`                            // zero if not measured
+	Views              []*View                `protobuf:"bytes,24,rep,name=views,proto3" json:"views,omitempty"`                                                       // pictures for people: axial, coronal, sagittal
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Finding) Reset() {
@@ -684,6 +695,20 @@ func (x *Finding) GetMask() *Mask {
 		return x.Mask
 	}
 	return nil
+}
+
+func (x *Finding) GetTexture() string {
+	if x != nil {
+		return x.Texture
+	}
+	return ""
+}
+
+func (x *Finding) GetTextureProbability() float64 {
+	if x != nil {
+		return x.TextureProbability
+	}
+	return 0
 }
 
 func (x *Finding) GetSite() string {
@@ -1034,20 +1059,24 @@ const file_plugins_api_pluginpb_plugin_proto_rawDesc = "" +
 	"\x05event\"@\n" +
 	"\bProgress\x12\x1a\n" +
 	"\bfraction\x18\x01 \x01(\x01R\bfraction\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xbe\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xf2\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05notes\x18\x02 \x03(\tR\x05notes\x12G\n" +
 	"\n" +
 	"attributes\x18\x03 \x03(\v2'.hilum.plugin.v1.Result.AttributesEntryR\n" +
-	"attributes\x1a=\n" +
+	"attributes\x12#\n" +
+	"\n" +
+	"malignancy\x18\x04 \x01(\x01H\x00R\n" +
+	"malignancy\x88\x01\x01\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\v_malignancy\"2\n" +
 	"\x06Vector\x12\f\n" +
 	"\x01x\x18\x01 \x01(\x01R\x01x\x12\f\n" +
 	"\x01y\x18\x02 \x01(\x01R\x01y\x12\f\n" +
-	"\x01z\x18\x03 \x01(\x01R\x01z\"\xd5\x03\n" +
+	"\x01z\x18\x03 \x01(\x01R\x01z\"\xa0\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x06center\x18\x02 \x01(\v2\x17.hilum.plugin.v1.VectorR\x06center\x12+\n" +
@@ -1059,7 +1088,10 @@ const file_plugins_api_pluginpb_plugin_proto_rawDesc = "" +
 	"malignancy\x18\x06 \x01(\x01H\x00R\n" +
 	"malignancy\x88\x01\x01\x12\x14\n" +
 	"\x05label\x18\a \x01(\tR\x05label\x12)\n" +
-	"\x04mask\x18\b \x01(\v2\x15.hilum.plugin.v1.MaskR\x04mask\x12\x12\n" +
+	"\x04mask\x18\b \x01(\v2\x15.hilum.plugin.v1.MaskR\x04mask\x12\x18\n" +
+	"\atexture\x18\t \x01(\tR\atexture\x12/\n" +
+	"\x13texture_probability\x18\n" +
+	" \x01(\x01R\x12textureProbability\x12\x12\n" +
 	"\x04site\x18\x14 \x01(\tR\x04site\x12 \n" +
 	"\flong_axis_mm\x18\x15 \x01(\x01R\n" +
 	"longAxisMm\x12\"\n" +
@@ -1170,6 +1202,7 @@ func file_plugins_api_pluginpb_plugin_proto_init() {
 		(*Event_Finding)(nil),
 		(*Event_Result)(nil),
 	}
+	file_plugins_api_pluginpb_plugin_proto_msgTypes[6].OneofWrappers = []any{}
 	file_plugins_api_pluginpb_plugin_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
