@@ -10,7 +10,6 @@ import (
 
 	"hilum/node/assemble"
 	"hilum/node/config"
-	"hilum/node/report"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -278,7 +277,9 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 			return err
 		}
 	}
-	if len(takers) == 0 {
+	if why := resultOf(s); why != "" {
+		reason += "; not analysed: " + why
+	} else if len(takers) == 0 {
 		reason += "; no plugin takes it"
 	}
 	a.log.Info("series complete", "series", s.SeriesInstanceUID, "instances", instances, "jobs", len(takers), "reason", reason)
@@ -318,10 +319,10 @@ func (a *assembler) analysis(s store.Series, p config.Plugin, state store.JobSta
 	}, state, reason)
 }
 
-// takers are the plugins that a series goes to. What Hilum itself made is
-// never analysed, even when a PACS sends it back.
+// takers are the plugins that a series goes to. Results are never analysed, not
+// even when a PACS sends them back.
 func (a *assembler) takers(s store.Series) []config.Plugin {
-	if s.State == store.SeriesGenerated || s.Header["Manufacturer"] == report.Manufacturer {
+	if resultOf(s) != "" {
 		return nil
 	}
 	var out []config.Plugin

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"hilum/dimse/dataset"
 	"hilum/node/config"
 	"hilum/node/report"
 	"hilum/node/task"
@@ -29,6 +28,7 @@ type dispatcher struct {
 	jobs         config.Jobs
 	destinations []config.Destination
 	scratch      string // where series are laid out for plugins
+	results      string // where results wait for their objects
 	threads      int
 	station      string // AE title
 	software     string // version of Hilum
@@ -37,7 +37,7 @@ type dispatcher struct {
 }
 
 // run analyses one revision of one series, in two steps with the result kept
-// in the job between them: what the plugin found, then the report made of it.
+// between them: what the plugin found, then the objects made of it.
 func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	a, err := task.DecodeAnalysis(job)
 	if err != nil {
@@ -47,7 +47,7 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	log.Info("analysis started")
 	result, err := d.result(ctx, job, a)
 	if err == nil {
-		result.Report, err = d.report(a, result)
+		err = d.publish(a, &result)
 	}
 	var input *api.InputError
 	switch {
@@ -97,21 +97,29 @@ func loggable(err error) string {
 // finish marks the job done and queues its report for every destination, all
 // or nothing.
 func (d *dispatcher) finish(job store.Job, result task.AnalysisResult) error {
-	encoded, err := task.EncodeResult(result)
+	encoded, err := task.EncodeResult(result.Bare())
 	if err != nil {
 		return err
 	}
 	var deliveries []store.Job
 	for _, dest := range d.destinations {
-		deliveries = append(deliveries, task.NewDelivery(task.Delivery{
-			SOPInstanceUID: result.Report.SOPInstanceUID, Destination: dest.Name, AnalysisJob: job.ID,
-		}))
+		for _, o := range result.Objects {
+			if slices.Contains(dest.Results, o.Kind) {
+				deliveries = append(deliveries, task.NewDelivery(task.Delivery{
+					SOPInstanceUID: o.SOPInstanceUID, Destination: dest.Name, Kind: o.Kind, AnalysisJob: job.ID,
+				}))
+			}
+		}
 	}
-	return d.store.FinishJob(job.ID, func(j *store.Job) error {
+	err = d.store.FinishJob(job.ID, func(j *store.Job) error {
 		j.State, j.Result = store.JobDone, encoded
 		j.Reason = fmt.Sprintf("%s in %s", count(len(result.Result.Findings), "finding"), count(len(result.Instances), "image"))
 		return nil
 	}, deliveries...)
+	if err == nil {
+		d.drop(job.ID)
+	}
+	return err
 }
 
 func (d *dispatcher) dead(job store.Job, reason string) error {
@@ -119,14 +127,17 @@ func (d *dispatcher) dead(job store.Job, reason string) error {
 		j.State, j.Reason = store.JobDead, reason
 		return nil
 	})
+	if err == nil {
+		d.drop(job.ID)
+	}
 	return err
 }
 
-// result returns what the plugin found: as an earlier attempt left it in the
-// job, or by laying the series out and having it analysed.
+// result returns what the plugin found: as an earlier attempt kept it, or by
+// laying the series out and having it analysed.
 func (d *dispatcher) result(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
-	if len(job.Result) > 0 {
-		return task.DecodeAnalysisResult(job)
+	if kept, ok, err := d.kept(job.ID); ok || err != nil {
+		return kept, err
 	}
 	begin := d.now()
 	result, err := d.analyze(ctx, job, a)
@@ -135,12 +146,7 @@ func (d *dispatcher) result(ctx context.Context, job store.Job, a task.Analysis)
 	}
 	result.Software, result.Ended = d.software, d.now()
 	result.Seconds = result.Ended.Sub(begin).Seconds()
-	encoded, err := task.EncodeResult(result)
-	if err != nil {
-		return result, err
-	}
-	_, err = d.store.UpdateJob(job.ID, func(j *store.Job) error { j.Result = encoded; return nil })
-	return result, err
+	return result, d.keep(job.ID, result)
 }
 
 func (d *dispatcher) analyze(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
@@ -223,121 +229,6 @@ func removeTree(dir string) error {
 		return nil
 	})
 	return os.RemoveAll(dir)
-}
-
-// report makes the structured report of a result and stores it. The same
-// result makes the same bytes, so that doing it twice stores it once.
-func (d *dispatcher) report(a task.Analysis, result task.AnalysisResult) (task.Object, error) {
-	header, err := d.header(result.Instances)
-	if err != nil {
-		return task.Object{}, fmt.Errorf("read the header for the report: %w", err)
-	}
-	in := report.Input{
-		Header:            header,
-		SeriesInstanceUID: a.SeriesInstanceUID,
-		Result:            result.Result,
-		Revision:          a.Revision,
-		Software:          result.Software,
-		Station:           d.station,
-		Now:               result.Ended,
-	}
-	if in.Predecessor, err = d.predecessor(a); err != nil {
-		return task.Object{}, err
-	}
-	for _, im := range result.Instances {
-		in.Images = append(in.Images, report.Image(im))
-	}
-	doc, err := report.SR(in)
-	if err != nil {
-		return task.Object{}, fmt.Errorf("make the report: %w", err)
-	}
-	if err := d.keep(doc); err != nil {
-		return task.Object{}, fmt.Errorf("store the report: %w", err)
-	}
-	return task.Object{SOPClassUID: doc.SOPClassUID, SOPInstanceUID: doc.SOPInstanceUID}, nil
-}
-
-// header reads what the report copies from the first image analysed.
-func (d *dispatcher) header(images []task.Object) (dataset.Header, error) {
-	if len(images) == 0 {
-		return dataset.Header{}, errors.New("no image was analysed")
-	}
-	r, _, err := d.store.OpenInstance(images[0].SOPInstanceUID)
-	if err != nil {
-		return dataset.Header{}, err
-	}
-	defer r.Close()
-	file, err := dataset.ReadHeaderFrom(r, report.SourceTags)
-	if err != nil {
-		return dataset.Header{}, err
-	}
-	return file.Header, nil
-}
-
-// keep stores a report like any object, in a series that is never an input.
-func (d *dispatcher) keep(doc report.Document) error {
-	file, err := dataset.ReadHeaderFrom(bytes.NewReader(doc.Bytes), dataset.IndexTags)
-	if err != nil {
-		return err
-	}
-	w, err := d.store.NewInstance()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = w.Abort() }() // harmless after Commit
-	if _, err := w.Write(doc.Bytes); err != nil {
-		return err
-	}
-	outcome, err := w.Commit(store.Instance{
-		SOPInstanceUID:    doc.SOPInstanceUID,
-		SOPClassUID:       doc.SOPClassUID,
-		SeriesInstanceUID: doc.SeriesInstanceUID,
-		StudyInstanceUID:  doc.StudyInstanceUID,
-		TransferSyntaxUID: doc.TransferSyntaxUID,
-		Source:            d.station,
-		Header:            file.Header.Map(),
-	})
-	if err != nil {
-		return err
-	}
-	if outcome == store.Conflict || outcome == store.Rejected {
-		return fmt.Errorf("another report has the UID %s", doc.SOPInstanceUID)
-	}
-	return d.store.UpdateSeries(doc.SeriesInstanceUID, func(s *store.Series) error {
-		s.State, s.Reason = store.SeriesGenerated, "made by this node"
-		s.CompleteInstances = s.Instances
-		return nil
-	})
-}
-
-// predecessor is the report that this one supersedes: of the last revision of
-// the series that this plugin finished.
-func (d *dispatcher) predecessor(a task.Analysis) (*report.Image, error) {
-	all, err := d.store.Jobs(task.AnalysisQueue(a.Plugin))
-	if err != nil {
-		return nil, fmt.Errorf("find the result that this one supersedes: %w", err)
-	}
-	var last *report.Image
-	revision := 0
-	for _, j := range all {
-		if j.State != store.JobDone {
-			continue
-		}
-		other, err := task.DecodeAnalysis(j)
-		if err != nil {
-			return nil, err
-		}
-		if other.SeriesInstanceUID != a.SeriesInstanceUID || other.Revision >= a.Revision || other.Revision <= revision {
-			continue
-		}
-		result, err := task.DecodeAnalysisResult(j)
-		if err != nil {
-			return nil, err
-		}
-		revision = other.Revision
-		last = (*report.Image)(&result.Report)
-	}
-	return last, nil
 }
 
 // count says "1 finding", "2 findings".

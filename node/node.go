@@ -136,6 +136,10 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	if requeued > 0 {
 		o.Logger.Info("jobs interrupted by the last end of the node are queued again", "jobs", requeued)
 	}
+	results := filepath.Join(cfg.Data, resultsFolder)
+	if err := sweepResults(results, st); err != nil {
+		return err
+	}
 	asm := newAssembler(st, assemble.Rules{
 		Quiet: cfg.Series.Quiet, AssociationWait: cfg.Series.AssociationWait, GapWait: cfg.Series.GapWait,
 	}, cfg.Plugins, o.Logger, o.Now)
@@ -150,7 +154,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	for _, p := range cfg.Plugins {
 		d := &dispatcher{
 			store: st, host: plugins, plugin: p, jobs: cfg.Jobs, destinations: cfg.Destinations,
-			scratch: scratch, threads: threads(cfg), station: cfg.AETitle, software: o.Version, log: o.Logger, now: o.Now,
+			scratch: scratch, results: results, threads: threads(cfg), station: cfg.AETitle, software: o.Version, log: o.Logger, now: o.Now,
 		}
 		w := worker{store: st, queue: task.AnalysisQueue(p.Name), log: o.Logger, now: o.Now, run: d.run}
 		for range p.Processes {

@@ -218,7 +218,7 @@ func (p *pacs) serve(t *testing.T, l net.Listener) string {
 }
 
 func destination(address string) config.Destination {
-	return config.Destination{Name: "pacs", AETitle: "PACS", Address: address, Timeout: 5 * time.Second, Backoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
+	return config.Destination{Name: "pacs", Results: []string{config.ResultSR}, AETitle: "PACS", Address: address, Timeout: 5 * time.Second, Backoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
 }
 
 // TestRoad: images in, report out, and a late image makes a second report that

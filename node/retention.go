@@ -142,9 +142,9 @@ func (r *retention) histories() (map[string]*history, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid := result.Report.SOPInstanceUID; uid != "" {
-			h.reports = append(h.reports, uid)
-			byReport[uid] = h
+		for _, o := range result.All() {
+			h.reports = append(h.reports, o.SOPInstanceUID)
+			byReport[o.SOPInstanceUID] = h
 		}
 	}
 	for _, j := range jobs {

@@ -158,6 +158,8 @@ type Destination struct {
 	AETitle string `yaml:"ae_title"`
 	// Host and port of the peer.
 	Address string `yaml:"address"`
+	// Kinds of result that are sent there: `sr` (structured report), `seg` (outlines, where the plugin draws any), `sc` (pictures for those who show neither), `gsps` (circles on the slices). The report is always made and kept; the others when a destination wants them.
+	Results []string `yaml:"results"`
 	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
 	CallingAETitle string `yaml:"calling_ae_title"`
 	// TLS with this peer.
@@ -171,6 +173,14 @@ type Destination struct {
 	// Longest wait between two deliveries.
 	MaxBackoff time.Duration `yaml:"max_backoff"`
 }
+
+// The values of Destination.Results.
+const (
+	ResultSR   = "sr"
+	ResultSEG  = "seg"
+	ResultSC   = "sc"
+	ResultGSPS = "gsps"
+)
 
 // DestinationTLS is how the node connects to a destination under TLS. Its files
 // are read for each delivery.
@@ -283,7 +293,7 @@ func defaults() (Config, Destination, Plugin) {
 		Jobs:         Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
 		Log:          Log{Level: "info", Format: "text"},
 	}
-	d := Destination{Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
+	d := Destination{Results: []string{ResultSR, ResultSEG, ResultSC}, Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
 	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}
 	return c, d, p
 }

@@ -31,6 +31,7 @@ var (
 	policies     = []string{"keep-first", "replace", "reject"}
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
+	results      = []string{ResultSR, ResultSEG, ResultSC, ResultGSPS}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
 	services     = []string{ServiceEcho, ServiceStore}
 	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
@@ -183,6 +184,12 @@ func (v validator) destinations(c *Config) {
 		}
 		if strings.ContainsAny(d.TLS.ServerName, " /:") {
 			v.problem(key+".tls.server_name", "%q is not the name of a host", d.TLS.ServerName)
+		}
+		if len(d.Results) == 0 {
+			v.problem(key+".results", "the list is empty: nothing would ever be sent there")
+		}
+		for j, r := range d.Results {
+			v.oneOf(fmt.Sprintf("%s.results[%d]", key, j), r, results)
 		}
 		v.positive(key+".timeout", d.Timeout)
 		v.between(key+".attempts", d.Attempts, 0, maxAttempts)

@@ -9,6 +9,7 @@ package task
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,39 @@ type AnalysisResult struct {
 	Ended     time.Time  `json:"ended"`
 	Seconds   float64    `json:"seconds"` // from the start of the attempt
 	Report    Object     `json:"report"`  // the structured report; zero until the job is done
+
+	Tracking []Tracking `json:"tracking,omitempty"` // of the findings, in their order
+	Objects  []Made     `json:"objects,omitempty"`  // all that was made of it, the report too
+}
+
+// Tracking is the identity of a nodule over the revisions of its series.
+type Tracking struct {
+	ID  string `json:"id"`
+	UID string `json:"uid"`
+}
+
+// Made is an object that was made of a result.
+type Made struct {
+	Kind string `json:"kind"` // sr, seg, sc, gsps
+	Object
+}
+
+// All names every object that was made of a result.
+func (r AnalysisResult) All() []Made {
+	if len(r.Objects) == 0 && r.Report.SOPInstanceUID != "" { // written by version 0.1
+		return []Made{{Kind: "sr", Object: r.Report}}
+	}
+	return r.Objects
+}
+
+// Bare is the result without what only its objects need: masks and pictures, which would
+// make every list of jobs a read of all of them.
+func (r AnalysisResult) Bare() AnalysisResult {
+	r.Result.Findings = slices.Clone(r.Result.Findings)
+	for i := range r.Result.Findings {
+		r.Result.Findings[i].Mask, r.Result.Findings[i].Views = nil, nil
+	}
+	return r
 }
 
 // Object names one stored object.
@@ -65,6 +99,7 @@ type Object struct {
 type Delivery struct {
 	SOPInstanceUID string `json:"sop_instance_uid"`
 	Destination    string `json:"destination"`
+	Kind           string `json:"kind,omitempty"` // sr, seg, sc, gsps
 	AnalysisJob    string `json:"analysis_job"`
 }
 
