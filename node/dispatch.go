@@ -53,7 +53,7 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	switch {
 	case err == nil:
 		log.Info("analysis done", "findings", len(result.Result.Findings), "seconds", result.Seconds, "device", result.Result.Device)
-		return d.finish(job, result)
+		return d.finish(job, a.SeriesInstanceUID, result)
 	case ctx.Err() != nil:
 		log.Info("analysis interrupted by the end of the node")
 		return interrupted(d.store, job)
@@ -96,7 +96,7 @@ func loggable(err error) string {
 
 // finish marks the job done and queues its report for every destination, all
 // or nothing.
-func (d *dispatcher) finish(job store.Job, result task.AnalysisResult) error {
+func (d *dispatcher) finish(job store.Job, series string, result task.AnalysisResult) error {
 	encoded, err := task.EncodeResult(result.Bare())
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func (d *dispatcher) finish(job store.Job, result task.AnalysisResult) error {
 		for _, o := range result.Objects {
 			if slices.Contains(dest.Results, o.Kind) {
 				deliveries = append(deliveries, task.NewDelivery(task.Delivery{
-					SOPInstanceUID: o.SOPInstanceUID, Destination: dest.Name, Kind: o.Kind, AnalysisJob: job.ID,
+					SOPInstanceUID: o.SOPInstanceUID, Destination: dest.Name, Kind: o.Kind, AnalysisJob: job.ID, Series: series,
 				}))
 			}
 		}

@@ -166,7 +166,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		if dest.CallingAETitle != "" {
 			f.calling = dest.CallingAETitle
 		}
-		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run}
+		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run, hold: f.hold}
 		group.Go(func() { w.work(ctx) })
 	}
 

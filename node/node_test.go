@@ -170,6 +170,7 @@ func jobIn(state string, index int) func([]web.Job) bool {
 type pacs struct {
 	mu       sync.Mutex
 	answer   error // to the next C-STORE
+	refuse   func(data []byte) error
 	received [][]byte
 }
 
@@ -182,6 +183,9 @@ func (p *pacs) CStore(_ context.Context, req *dimse.StoreRequest) error {
 	defer p.mu.Unlock()
 	answer := p.answer
 	p.answer = nil
+	if answer == nil && p.refuse != nil {
+		answer = p.refuse(data)
+	}
 	if answer == nil {
 		p.received = append(p.received, data)
 	}

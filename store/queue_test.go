@@ -253,3 +253,45 @@ func TestLeaseOnce(t *testing.T) {
 		t.Errorf("%d jobs were leased, want %d", len(seen), jobs)
 	}
 }
+
+// TestGroup: within a group an older job that waits for its retry holds up the younger;
+// other groups, and jobs of none, pass; what is done, dead or waiting holds up nobody.
+func TestGroup(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})
+	put := func(key, group string) store.Job {
+		j, _, err := s.Enqueue(store.Job{Queue: "q", Key: key, Group: group})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	set := func(j store.Job, state store.JobState, in time.Duration) {
+		if _, err := s.UpdateJob(j.ID, func(j *store.Job) error {
+			j.State, j.NotBefore, j.Group = state, now.Add(in), "a group stays what it was"
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a1", "a")
+	put("a2", "a")
+	put("b1", "b")
+	put("none", "")
+	a1 := lease(t, s, "q", "a1")
+	lease(t, s, "q", "b1") // a2 is held up by a1, which runs
+	set(a1, store.JobRetry, time.Minute)
+	lease(t, s, "q", "none")
+	lease(t, s, "q", "")
+	now = now.Add(time.Minute)
+	lease(t, s, "q", "a1") // due again, and the oldest
+	lease(t, s, "q", "")
+	set(a1, store.JobWaiting, 0)
+	a2 := lease(t, s, "q", "a2")
+	set(a1, store.JobQueued, 0) // by hand
+	set(a2, store.JobRetry, 0)
+	lease(t, s, "q", "a1")
+	lease(t, s, "q", "")
+	set(a1, store.JobDead, 0)
+	lease(t, s, "q", "a2")
+}

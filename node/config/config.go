@@ -162,6 +162,8 @@ type Destination struct {
 	Results []string `yaml:"results"`
 	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
 	CallingAETitle string `yaml:"calling_ae_title"`
+	// Ask for storage commitment, and count a result as delivered only when the peer has committed itself to keep it.
+	Commitment bool `yaml:"commitment"`
 	// TLS with this peer.
 	TLS DestinationTLS `yaml:"tls"`
 	// Time to wait for the connection and for each answer.

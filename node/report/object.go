@@ -79,7 +79,8 @@ func (d Document) finish(c *content, k kind, elements []*dataset.Element) (Docum
 }
 
 // commonElements are what every object has: patient and study of the source, series,
-// equipment, SOP common (PS3.3 C.7.1, C.7.2, C.7.3.1, C.7.5.1, C.12.1).
+// equipment, SOP common (PS3.3 C.7.1, C.7.2, C.7.3.1, C.7.5.1, C.12.1). A series grows with
+// every revision, so it has no date and time of its own.
 func commonElements(c *content, in Input, d Document, k kind, instance int) []*dataset.Element {
 	date, clock := in.clock()
 	return append(sourceElements(c, in.Header),
@@ -87,8 +88,6 @@ func commonElements(c *content, in Input, d Document, k kind, instance int) []*d
 		c.element(dicomtag.SeriesInstanceUID, d.SeriesInstanceUID),
 		c.element(dicomtag.SeriesNumber, k.series),
 		c.element(dicomtag.SeriesDescription, k.description),
-		c.element(dicomtag.SeriesDate, date),
-		c.element(dicomtag.SeriesTime, clock),
 
 		c.element(dicomtag.Manufacturer, Manufacturer),
 		c.element(dicomtag.ManufacturerModelName, shorten("Hilum "+in.Result.Description.Name, maxLO)),

@@ -101,6 +101,13 @@ type Delivery struct {
 	Destination    string `json:"destination"`
 	Kind           string `json:"kind,omitempty"` // sr, seg, sc, gsps
 	AnalysisJob    string `json:"analysis_job"`
+	Series         string `json:"series,omitempty"` // the series analysed: its results arrive in their order
+}
+
+// Progress is what became of a delivery so far.
+type Progress struct {
+	Status      string `json:"status"`                // of the C-STORE
+	Transaction string `json:"transaction,omitempty"` // of the storage commitment that is waited for
 }
 
 // AnalysisKey is the unique key of an analysis within its queue: enqueueing
@@ -125,6 +132,7 @@ func NewDelivery(d Delivery) store.Job {
 	return store.Job{
 		Queue:   DeliveryQueue(d.Destination),
 		Key:     d.SOPInstanceUID,
+		Group:   d.Series,
 		State:   store.JobQueued,
 		Payload: encode(d),
 	}
@@ -168,8 +176,19 @@ func Backoff(attempts int, first, limit time.Duration) time.Duration {
 	return min(wait, limit)
 }
 
+// EncodeProgress makes the bytes that a delivery keeps.
+func EncodeProgress(p Progress) json.RawMessage { return encode(p) }
+
+// DecodeProgress reads what became of a delivery; nothing, if it was not tried.
+func DecodeProgress(j store.Job) (Progress, error) {
+	if len(j.Result) == 0 {
+		return Progress{}, nil
+	}
+	return decode[Progress](j.ID, j.Result)
+}
+
 // encode cannot fail: payloads are flat structs of strings and integers.
-func encode[T Analysis | Delivery](v T) json.RawMessage {
+func encode[T Analysis | Delivery | Progress](v T) json.RawMessage {
 	b, _ := json.Marshal(v)
 	return b
 }

@@ -99,6 +99,7 @@ type Finding struct {
 type Delivery struct {
 	ID             string    `json:"id"`
 	Destination    string    `json:"destination"`
+	Kind           string    `json:"kind"` // sr, seg, sc, gsps
 	SOPInstanceUID string    `json:"sop_instance_uid"`
 	AnalysisJob    string    `json:"analysis_job"`
 	State          string    `json:"state"`
@@ -255,6 +256,7 @@ func deliveryView(j store.Job) (Delivery, error) {
 	return Delivery{
 		ID:             j.ID,
 		Destination:    d.Destination,
+		Kind:           cmp.Or(d.Kind, "sr"),
 		SOPInstanceUID: d.SOPInstanceUID,
 		AnalysisJob:    d.AnalysisJob,
 		State:          string(j.State),

@@ -47,6 +47,9 @@ var behaviours = map[string]func(ctx context.Context, arg string, result *api.Re
 		return &api.InputError{Reason: "null was told to refuse"}
 	},
 
+	// ways to be generous
+	"pictures": func(_ context.Context, _ string, r *api.Result) error { picture(r.Findings); return nil },
+
 	// ways to be rude
 	"say":     func(_ context.Context, arg string, _ *api.Result) error { fmt.Fprintln(os.Stderr, arg); return nil },
 	"garbage": garbage,
