@@ -26,6 +26,7 @@ type acceptor struct {
 	ctx         context.Context   // of the server: it lives as long as the connection
 	log         *slog.Logger
 	association *Association
+	invocations invocations
 	established bool // guarded by server.mu
 }
 
@@ -153,6 +154,7 @@ func (a *acceptor) refuse(err error) {
 func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*presentation) (linger bool) {
 	defer a.server.disestablish(a)
 	a.association = newAssociation(a.id, a.conn.RemoteAddr(), rq)
+	defer a.ended()
 	a.log = a.log.With("calling_ae", a.association.callingAETitle)
 	a.peerMax = rq.User.MaxLength
 	for _, pc := range accepted {
@@ -168,6 +170,7 @@ func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*p
 		"peer_version", a.association.implementationVersionName)
 	err := a.sendPDU(ac)
 	if err == nil {
+		a.association.acceptor.Store(a) // from here on it can carry requests of this side
 		err = a.messages()
 	}
 	// The place is free before the farewell: a peer that hears it may come back
@@ -234,7 +237,7 @@ func (a *acceptor) finish(err error) (linger bool, reason error) {
 func (a *acceptor) dispatch(pc *presentation, rq *command) error {
 	field := rq.field.value
 	if field&commandResponse != 0 {
-		return userViolation("response %04XH although nothing was asked", field)
+		return a.responded(pc, rq)
 	}
 	if field != commandCancelRQ && !rq.messageID.present {
 		return userViolation("command %04XH without a Message ID", field)
@@ -250,6 +253,10 @@ func (a *acceptor) dispatch(pc *presentation, rq *command) error {
 		return a.answer(pc, rq, data, &StatusError{Status: echoStatus(pc)})
 	case commandCancelRQ: // nothing runs beside the read loop; PS3.7 9.3.2.3 has no response
 		return data.drain()
+	case commandEventReportRQ, commandGetNRQ, commandSetRQ, commandActionRQ, commandCreateRQ, commandDeleteRQ:
+		if _, ok := a.set.normalized[pc.abstractSyntax]; ok {
+			return a.normalized(pc, rq, data)
+		}
 	}
 	a.log.Warn("unrecognized operation refused", "command", fmt.Sprintf("%04XH", field))
 	return a.answer(pc, rq, data, &StatusError{Status: StatusUnrecognized})

@@ -51,7 +51,7 @@ func (a *acceptor) checkStore(pc *presentation, rq *command) *StatusError {
 	sopClass := []dataset.Tag{{Group: 0, Element: elementAffectedSOPClass}}
 	sopInstance := []dataset.Tag{{Group: 0, Element: elementAffectedSOPInstance}}
 	switch {
-	case pc.abstractSyntax == VerificationSOPClass || a.set.handler == nil,
+	case !a.set.stores(pc.abstractSyntax),
 		rq.affectedSOPClass != "" && rq.affectedSOPClass != pc.abstractSyntax && !a.set.supports(rq.affectedSOPClass):
 		return &StatusError{Status: StatusSOPClassNotSupported, OffendingElements: sopClass}
 	case rq.affectedSOPClass != pc.abstractSyntax:

@@ -16,6 +16,7 @@ type presentation struct {
 	id             byte
 	abstractSyntax string
 	transferSyntax string
+	roles          negotiatedRoles
 }
 
 // exchange reads and writes DIMSE messages on an established association
@@ -114,6 +115,8 @@ func mixed(want, got byte) error {
 // writeCommand writes a command set, in one PDU where the peer's maximum allows
 // it, and in one write.
 func (x *exchange) writeCommand(pc *presentation, command []byte) error {
+	x.sending.Lock()
+	defer x.sending.Unlock()
 	b, err := x.appendCommand(x.write[:0], pc, command)
 	if err != nil {
 		return err

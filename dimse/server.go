@@ -90,6 +90,9 @@ type Server struct {
 	// SOPClasses says which abstract syntaxes are accepted. nil accepts
 	// Verification and the storage SOP classes of the standard.
 	SOPClasses func(abstractSyntax string) bool
+	// Normalized are the DIMSE-N services, by abstract syntax, which they make
+	// accepted.
+	Normalized map[string]NService
 	// AcceptPrivateSOPClasses also accepts private abstract syntaxes, and ones
 	// the standard may yet define for storage, as storage SOP classes.
 	AcceptPrivateSOPClasses bool
@@ -137,6 +140,7 @@ type settings struct {
 	calledAETitle    string
 	anyCalledAETitle bool
 	handler          Handler
+	normalized       map[string]NService
 	admit            func(context.Context, *AssociationRequest) (Admission, error)
 	supports         func(abstractSyntax string) bool
 	transferSyntaxes map[string]bool
@@ -157,6 +161,7 @@ func (s *Server) prepare() error {
 	set := &settings{
 		anyCalledAETitle: s.AcceptAnyCalledAETitle,
 		handler:          s.Handler,
+		normalized:       s.Normalized,
 		admit:            s.Admit,
 		supports:         s.SOPClasses,
 		transferSyntaxes: knownTransferSyntaxes(),
@@ -177,6 +182,10 @@ func (s *Server) prepare() error {
 	} else if s.AcceptPrivateSOPClasses {
 		chosen := set.supports
 		set.supports = func(uid string) bool { return chosen(uid) || privateStorage(uid) }
+	}
+	if len(s.Normalized) > 0 {
+		others := set.supports
+		set.supports = func(uid string) bool { _, ok := s.Normalized[uid]; return ok || others(uid) }
 	}
 	if !s.AcceptAnyCalledAETitle {
 		title, err := pdu.NewAETitle(s.AETitle)

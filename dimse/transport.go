@@ -19,15 +19,17 @@ var (
 	errARTIM    = errors.New("no association request came before the ARTIM timer expired")
 )
 
-// transport is one connection with its PDU reader and its deadlines. All but
-// stop and interrupt belong to the goroutine of the association.
+// transport is one connection with its PDU reader and its deadlines. Reading
+// belongs to the goroutine of the association; others may write.
 type transport struct {
-	conn  net.Conn
-	pdus  *pdu.Reader
-	idle  time.Duration // for each PDU read and each write
-	end   time.Time     // of the lifetime; zero is none
-	write []byte        // the last PDU written, used again
-	lost  bool          // a read failed: what follows cannot be told apart
+	conn net.Conn
+	pdus *pdu.Reader
+	idle time.Duration // for each PDU read and each write
+	end  time.Time     // of the lifetime; zero is none
+	lost bool          // a read failed: what follows cannot be told apart
+
+	sending sync.Mutex // held while a whole message or PDU is written; guards write
+	write   []byte     // the last PDU written, used again
 
 	mu          sync.Mutex
 	busy        bool // guarded by mu: a message is being received or answered
@@ -133,6 +135,8 @@ func (t *transport) send(b []byte) error {
 
 // sendPDU encodes and writes a PDU.
 func (t *transport) sendPDU(p pdu.PDU) error {
+	t.sending.Lock()
+	defer t.sending.Unlock()
 	b, err := p.Append(t.write[:0])
 	if err != nil {
 		return err
