@@ -115,8 +115,8 @@ func mixed(want, got byte) error {
 // writeCommand writes a command set, in one PDU where the peer's maximum allows
 // it, and in one write.
 func (x *exchange) writeCommand(pc *presentation, command []byte) error {
-	x.sending.Lock()
-	defer x.sending.Unlock()
+	x.writing.Lock()
+	defer x.writing.Unlock()
 	b, err := x.appendCommand(x.write[:0], pc, command)
 	if err != nil {
 		return err

@@ -242,8 +242,8 @@ const writeBatch = 64 << 10
 
 // writeMessage writes a command set and its data set, which has at least a byte.
 func (x *exchange) writeMessage(pc *presentation, command, body []byte) error {
-	x.sending.Lock()
-	defer x.sending.Unlock()
+	x.writing.Lock()
+	defer x.writing.Unlock()
 	b, err := x.appendCommand(x.write[:0], pc, command)
 	if err != nil {
 		return err

@@ -28,7 +28,7 @@ type transport struct {
 	end  time.Time     // of the lifetime; zero is none
 	lost bool          // a read failed: what follows cannot be told apart
 
-	sending sync.Mutex // held while a whole message or PDU is written; guards write
+	writing sync.Mutex // held while a whole message or PDU is written; guards write
 	write   []byte     // the last PDU written, used again
 
 	mu          sync.Mutex
@@ -135,8 +135,8 @@ func (t *transport) send(b []byte) error {
 
 // sendPDU encodes and writes a PDU.
 func (t *transport) sendPDU(p pdu.PDU) error {
-	t.sending.Lock()
-	defer t.sending.Unlock()
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	b, err := p.Append(t.write[:0])
 	if err != nil {
 		return err
