@@ -17,6 +17,7 @@ const (
 	StatusDuplicateInstance    Status = 0x0111
 	StatusSOPClassNotSupported Status = 0x0122
 	StatusNotAuthorized        Status = 0x0124
+	StatusDuplicateInvocation  Status = 0x0210 // the Message ID is one that is in use
 	StatusUnrecognized         Status = 0x0211 // unrecognized operation
 	StatusOutOfResources       Status = 0xA700
 	StatusDataSetMismatch      Status = 0xA900 // data set does not match SOP class
@@ -56,7 +57,7 @@ func (s Status) meaning() string {
 		return "SOP class not supported"
 	case s == StatusNotAuthorized:
 		return "not authorized"
-	case s == 0x0210:
+	case s == StatusDuplicateInvocation:
 		return "duplicate invocation"
 	case s == StatusUnrecognized:
 		return "unrecognized operation"
