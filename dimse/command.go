@@ -79,6 +79,7 @@ type command struct {
 	actionType           optional
 	offending            []dataset.Tag
 	attributes           []dataset.Tag
+	reply                []byte // the data set of its response, made here
 }
 
 // hasDataSet says whether a data set follows. PS3.7 9.3: the element is
@@ -228,16 +229,17 @@ func (w *commandWriter) bytes() []byte {
 	return w.b
 }
 
-// response encodes the answer to a request, without a data set.
-func response(rq *command, e *StatusError) []byte { return responseWith(rq, e, noDataSet) }
-
-// responseWith encodes the answer to a request. PS3.7 9.3 and 10.3: the affected
-// SOP class and instance are those of the request, and so are the types of an
-// event and an action.
-func responseWith(rq *command, e *StatusError, dataSetType uint16) []byte {
+// response encodes the answer to a request. PS3.7 9.3 and 10.3: the affected SOP
+// class and instance are those of the request, and so are the types of an event
+// and an action.
+func response(rq *command, e *StatusError) []byte {
 	w := newCommandWriter(rq.field.value|commandResponse, rq.sopClass())
 	w.number(elementMessageIDRespondedTo, rq.messageID.value)
-	w.number(elementDataSetType, dataSetType)
+	if len(rq.reply) > 0 {
+		w.number(elementDataSetType, dataSetFollows)
+	} else {
+		w.number(elementDataSetType, noDataSet)
+	}
 	w.number(elementStatus, uint16(e.Status))
 	if tags := e.OffendingElements; len(tags) > 0 {
 		w.tags(elementOffendingElement, tags[:min(len(tags), maxOffendingElements)])

@@ -129,8 +129,18 @@ func (set *settings) answer(pc pdu.PresentationContextRQ, admission Admission, r
 	return a
 }
 
-// answerUser answers the user information: our maximum length and identity, a
-// synchronous window, the roles, and the extended negotiation of storage. The
+// window is how many operations the peer may invoke of which none is answered:
+// what it proposes, 0 for any number, and what this side performs at once. This
+// side invokes none, so that the other direction stays at one. PS3.7 D.3.3.3.
+func window(proposed uint16, performed int) uint16 {
+	if proposed == 0 {
+		return uint16(performed)
+	}
+	return min(proposed, uint16(performed))
+}
+
+// answerUser answers the user information: our maximum length and identity, the
+// window of asynchronous operations, the roles, and the extended negotiation of storage. The
 // common extended negotiation has no answer, PS3.7 D.3.3.6.
 func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, accepted []*presentation) pdu.UserInformation {
 	u := pdu.UserInformation{
@@ -139,8 +149,7 @@ func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, ac
 		ImplementationVersionName: dataset.ImplementationVersionName,
 	}
 	if rq.AsyncOperations != nil {
-		// PS3.7 D.3.3.3: one operation at a time, whatever was proposed.
-		u.AsyncOperations = &pdu.AsyncOperations{Invoked: 1, Performed: 1}
+		u.AsyncOperations = &pdu.AsyncOperations{Invoked: window(rq.AsyncOperations.Invoked, set.maxOperations), Performed: 1}
 	}
 	open := map[string]bool{}
 	for _, pc := range accepted {

@@ -184,14 +184,18 @@ func (c *Conn) serve(pc *presentation, rq *command) error {
 	if !rq.hasDataSet() {
 		data.err = io.EOF
 	}
+	status := ErrUnrecognized
 	switch NOperation(rq.field.value) {
 	case NEventReport, NGet, NSet, NAction, NCreate, NDelete:
-		return nPeer{x: &c.exchange, services: c.services, log: slog.New(slog.DiscardHandler)}.serve(c.ctx, pc, rq, data)
+		status = nPeer{services: c.services, log: slog.New(slog.DiscardHandler)}.perform(c.ctx, pc, rq, data)
 	}
 	if err := data.drain(); err != nil {
 		return err
 	}
-	return c.writeCommand(pc, response(rq, ErrUnrecognized))
+	if status == nil { // c.ctx has ended
+		return errStopping
+	}
+	return c.respond(pc, rq, status)
 }
 
 // AwaitRequest waits for a request of the peer, has it answered by its service,

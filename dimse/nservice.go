@@ -120,34 +120,40 @@ type NResponse struct {
 // nPeer is one association as far as the operations that the peer invokes on it
 // are concerned.
 type nPeer struct {
-	x           *exchange
 	services    map[string]NService
 	association *Association // nil where this side requested it
 	log         *slog.Logger
 }
 
-// normalized carries out a DIMSE-N request as acceptor.
-func (a *acceptor) normalized(pc *presentation, rq *command, data *dataStream) error {
-	return nPeer{x: &a.exchange, services: a.set.normalized, association: a.association, log: a.log}.serve(a.ctx, pc, rq, data)
+// normalized carries out a DIMSE-N request as acceptor. It returns nil where the
+// association ends instead of an answer.
+func (a *acceptor) normalized(ctx context.Context, pc *presentation, rq *command, data *dataStream) *StatusError {
+	p := nPeer{services: a.set.normalized, association: a.association, log: a.log}
+	status := p.perform(ctx, pc, rq, data)
+	if status == nil && data.broken() == nil {
+		a.fail(errStopping) // an abort makes the peer try again
+	}
+	return status
 }
 
-// serve carries out a DIMSE-N request. An error ends the association.
-func (p nPeer) serve(ctx context.Context, pc *presentation, rq *command, data *dataStream) error {
+// perform carries out a DIMSE-N request, and leaves the data set of the response
+// in rq.reply. It returns nil where the association is broken or ctx has ended.
+func (p nPeer) perform(ctx context.Context, pc *presentation, rq *command, data *dataStream) *StatusError {
 	operation := NOperation(rq.field.value)
-	service := p.services[pc.abstractSyntax]
+	log := p.log.With("operation", operation.String(), "sop_class", pc.abstractSyntax, "sop_instance", loggableUID(rq.sopInstance()))
 	if refusal := p.check(pc, rq); refusal != nil {
-		p.log.Warn("request refused", "operation", operation.String(), "sop_class", pc.abstractSyntax,
-			"sop_instance", loggableUID(rq.sopInstance()), "status", refusal.Error())
-		return p.answer(pc, rq, data, refusal, nil)
+		log.Warn("request refused", "status", refusal.Error())
+		return refusal
 	}
+	service := p.services[pc.abstractSyntax]
 	limited := &limitedData{r: data, left: service.maxDataSet()}
 	rsp, err := service.Handler.HandleN(ctx, &NRequest{
 		Operation: operation, Association: p.association, MessageID: rq.messageID.value,
 		SOPClassUID: pc.abstractSyntax, SOPInstanceUID: rq.sopInstance(), TypeID: typeID(operation, rq),
 		Attributes: rq.attributes, TransferSyntaxUID: pc.transferSyntax, Data: limited, HasData: rq.hasDataSet(),
 	})
-	if broken := data.broken(); broken != nil {
-		return broken // the handler's error is only its echo
+	if data.broken() != nil {
+		return nil // the handler's error is only its echo
 	}
 	status := &StatusError{Status: rsp.Status}
 	switch failure := (*StatusError)(nil); {
@@ -156,21 +162,20 @@ func (p nPeer) serve(ctx context.Context, pc *presentation, rq *command, data *d
 	case errors.As(err, &failure):
 		status = failure
 	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
-		return errStopping // an abort makes the peer try again
+		return nil
 	case err != nil:
-		p.log.Error("request not carried out", "operation", operation.String(), "sop_class", pc.abstractSyntax, "sop_instance", rq.sopInstance(), "error", err)
-		status = &StatusError{Status: StatusProcessingFailure}
+		log.Error("request not carried out", "error", err)
+		return &StatusError{Status: StatusProcessingFailure}
+	case rsp.SOPInstanceUID != "":
+		rq.affectedSOPInstance = rsp.SOPInstanceUID
+		fallthrough
+	default:
+		rq.reply = rsp.DataSet
 	}
 	if status.Status != StatusSuccess {
-		p.log.Warn("request answered", "operation", operation.String(), "sop_class", pc.abstractSyntax, "sop_instance", rq.sopInstance(), "status", status.Error())
+		log.Warn("request answered", "status", status.Error())
 	}
-	if err != nil || limited.exceeded {
-		return p.answer(pc, rq, data, status, nil)
-	}
-	if rsp.SOPInstanceUID != "" {
-		rq.affectedSOPInstance = rsp.SOPInstanceUID
-	}
-	return p.answer(pc, rq, data, status, rsp.DataSet)
+	return status
 }
 
 func typeID(o NOperation, rq *command) uint16 {
@@ -205,15 +210,12 @@ func (p nPeer) check(pc *presentation, rq *command) *StatusError {
 	return nil
 }
 
-// answer drains what is left of the request and sends its response.
-func (p nPeer) answer(pc *presentation, rq *command, data *dataStream, status *StatusError, body []byte) error {
-	if err := data.drain(); err != nil {
-		return err
+// respond sends the response to a request, and the data set of it, if it has one.
+func (x *exchange) respond(pc *presentation, rq *command, status *StatusError) error {
+	if len(rq.reply) == 0 {
+		return x.writeCommand(pc, response(rq, status))
 	}
-	if len(body) == 0 {
-		return p.x.writeCommand(pc, response(rq, status))
-	}
-	return p.x.writeMessage(pc, responseWith(rq, status, dataSetFollows), body)
+	return x.writeMessage(pc, response(rq, status), rq.reply)
 }
 
 // limitedData is a data set that ends with an error when it is too long.

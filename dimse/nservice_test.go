@@ -391,7 +391,10 @@ func TestEventAnsweredBadly(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var association *dimse.Association
-				h := &normalized{answer: func(rq *dimse.NRequest) (dimse.NResponse, error) { association = rq.Association; return dimse.NResponse{}, nil }}
+				h := &normalized{answer: func(rq *dimse.NRequest) (dimse.NResponse, error) {
+					association = rq.Association
+					return dimse.NResponse{}, nil
+				}}
 				p := dial(t, listen(t, nServer(h)))
 				p.Associate(nRequest())
 				p.SendPDU(dimsetest.CommandPDU(1, nCommand(0x0130, commitClass, commitInstance, false)))

@@ -27,6 +27,7 @@ const (
 	StatusNoSuchAction         Status = 0x0123
 	StatusNotAuthorized        Status = 0x0124
 	StatusDuplicateTransaction Status = 0x0131 // duplicate transaction UID, PS3.3 C.14.1.1
+	StatusDuplicateInvocation  Status = 0x0210 // the Message ID is one that is in use
 	StatusUnrecognized         Status = 0x0211 // unrecognized operation
 	StatusMistypedArgument     Status = 0x0212
 	StatusResourceLimitation   Status = 0x0213
@@ -84,7 +85,7 @@ func (s Status) meaning() string {
 		return "SOP class not supported"
 	case s == StatusNotAuthorized:
 		return "not authorized"
-	case s == 0x0210:
+	case s == StatusDuplicateInvocation:
 		return "duplicate invocation"
 	case s == StatusUnrecognized:
 		return "unrecognized operation"
