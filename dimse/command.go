@@ -80,6 +80,7 @@ type command struct {
 	offending            []dataset.Tag
 	attributes           []dataset.Tag
 	reply                []byte // the data set of its response, made here
+	after                func() // called once the response is sent
 }
 
 // hasDataSet says whether a data set follows. PS3.7 9.3: the element is

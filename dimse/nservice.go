@@ -52,6 +52,15 @@ func (o NOperation) String() string {
 	return fmt.Sprintf("command %04XH", uint16(o))
 }
 
+// SOP classes of DIMSE-N services, PS3.4 J.3.5, F.7.1 and R.3.2.2.
+const (
+	StorageCommitmentSOPClass    = "1.2.840.10008.1.20.1"
+	StorageCommitmentSOPInstance = "1.2.840.10008.1.20.1.1" // the well-known one
+
+	PerformedProcedureStepSOPClass = "1.2.840.10008.3.1.2.3.3"
+	InstanceAvailabilitySOPClass   = "1.2.840.10008.5.1.4.33"
+)
+
 // DefaultMaxNDataSet is the longest data set of a DIMSE-N message that is taken
 // where an NService names no other: a storage commitment of 100,000 instances
 // has about 15 MB.
@@ -115,6 +124,9 @@ type NResponse struct {
 	// DataSet is encoded in TransferSyntaxUID, that of the request; nil is none.
 	DataSet           []byte
 	TransferSyntaxUID string // of what this side received
+	// After is called when the response has been sent, or could not be; nil is
+	// nothing. What follows the response on the association waits for it.
+	After func()
 }
 
 // nPeer is one association as far as the operations that the peer invokes on it
@@ -170,7 +182,7 @@ func (p nPeer) perform(ctx context.Context, pc *presentation, rq *command, data 
 		rq.affectedSOPInstance = rsp.SOPInstanceUID
 		fallthrough
 	default:
-		rq.reply = rsp.DataSet
+		rq.reply, rq.after = rsp.DataSet, rsp.After
 	}
 	if status.Status != StatusSuccess {
 		log.Warn("request answered", "status", status.Error())
@@ -212,6 +224,9 @@ func (p nPeer) check(pc *presentation, rq *command) *StatusError {
 
 // respond sends the response to a request, and the data set of it, if it has one.
 func (x *exchange) respond(pc *presentation, rq *command, status *StatusError) error {
+	if rq.after != nil {
+		defer rq.after()
+	}
 	if len(rq.reply) == 0 {
 		return x.writeCommand(pc, response(rq, status))
 	}

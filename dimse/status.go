@@ -18,6 +18,7 @@ const (
 	StatusDuplicateInstance    Status = 0x0111
 	StatusNoSuchInstance       Status = 0x0112
 	StatusNoSuchEventType      Status = 0x0113
+	StatusInvalidArgument      Status = 0x0115 // invalid argument value
 	StatusInvalidInstance      Status = 0x0117 // the SOP instance UID is no UID
 	StatusNoSuchClass          Status = 0x0118
 	StatusClassConflict        Status = 0x0119 // the instance is of another SOP class
@@ -67,6 +68,8 @@ func (s Status) meaning() string {
 		return "no such SOP instance"
 	case s == StatusNoSuchEventType:
 		return "no such event type"
+	case s == StatusInvalidArgument:
+		return "invalid argument value"
 	case s == StatusInvalidInstance:
 		return "invalid SOP instance UID"
 	case s == StatusNoSuchClass:

@@ -166,6 +166,9 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		group.Go(func() { w.work(ctx) })
 	}
 
+	peers := newServices(cfg, st, o.Logger, o.Now)
+	peers.start(ctx, &group, worker{store: st, log: o.Logger, now: o.Now})
+
 	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
 	group.Go(func() { keep.run(ctx) })
 
@@ -179,6 +182,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	server := &dimse.Server{
 		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		Normalized:              peers.normalized(),
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {
@@ -240,6 +244,11 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 	for _, d := range cfg.Destinations {
 		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
 			return fmt.Errorf("destination %s: %w", d.Name, err)
+		}
+	}
+	for _, p := range cfg.Peers {
+		if _, err := access.ClientTLS(p.TLS); p.TLS.Enabled && err != nil {
+			return fmt.Errorf("peer %s: %w", p.AETitle, err)
 		}
 	}
 	if cfg.TLS.Certificate == "" {

@@ -34,7 +34,9 @@ var (
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
-	services     = []string{ServiceEcho, ServiceStore}
+	services     = []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS}
+	reports      = []string{ReportOpen, ReportNew}
+	notices      = []string{NotifySeries, NotifyResult}
 	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
@@ -78,6 +80,13 @@ func (c *Config) validate(p *problems) {
 	v.between("jobs.attempts", c.Jobs.Attempts, 1, maxAttempts)
 	v.backoff("jobs", c.Jobs.Backoff, c.Jobs.MaxBackoff)
 	v.between("jobs.threads", c.Jobs.Threads, 0, maxThreads)
+	v.oneOf("commitment.report", c.Commitment.Report, reports)
+	v.between("reports.attempts", c.Reports.Attempts, 0, maxAttempts)
+	v.backoff("reports", c.Reports.Backoff, c.Reports.MaxBackoff)
+	v.positive("reports.timeout", c.Reports.Timeout)
+	v.positive("mpps.keep", c.MPPS.Keep)
+	v.positive("commitment.wait", c.Commitment.Wait)
+	v.notNegative("commitment.linger", c.Commitment.Linger)
 	v.oneOf("duplicates", c.Duplicates, policies)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
@@ -136,6 +145,16 @@ func (v validator) peers(c *Config) {
 		for j, s := range p.Services {
 			v.oneOf(fmt.Sprintf("%s.services[%d]", key, j), s, services)
 		}
+		if p.ReportTo != "" {
+			v.address(key+".report_to", p.ReportTo)
+		}
+		v.destinationTLS(key, p.TLS)
+		for j, s := range p.Notify {
+			v.oneOf(fmt.Sprintf("%s.notify[%d]", key, j), s, notices)
+		}
+		if _, ok := c.ReportTo(p.AETitle); !ok && len(p.Notify) > 0 {
+			v.problem(key+".notify", "it cannot be told anything: write %s.report_to too", key)
+		}
 	}
 }
 
@@ -182,16 +201,20 @@ func (v validator) destinations(c *Config) {
 		if v.address(key+".address", d.Address) && d.Address == c.Listen {
 			v.problem(key+".address", "%s is this node: its results would come back to it", d.Address)
 		}
-		v.tls(key+".tls", d.TLS.Certificate, d.TLS.Key)
-		if !d.TLS.Enabled && d.TLS != (DestinationTLS{}) {
-			v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
-		}
-		if strings.ContainsAny(d.TLS.ServerName, " /:") {
-			v.problem(key+".tls.server_name", "%q is not the name of a host", d.TLS.ServerName)
-		}
+		v.destinationTLS(key, d.TLS)
 		v.positive(key+".timeout", d.Timeout)
 		v.between(key+".attempts", d.Attempts, 0, maxAttempts)
 		v.backoff(key, d.Backoff, d.MaxBackoff)
+	}
+}
+
+func (v validator) destinationTLS(key string, t DestinationTLS) {
+	v.tls(key+".tls", t.Certificate, t.Key)
+	if !t.Enabled && t != (DestinationTLS{}) {
+		v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
+	}
+	if strings.ContainsAny(t.ServerName, " /:") {
+		v.problem(key+".tls.server_name", "%q is not the name of a host", t.ServerName)
 	}
 }
 
