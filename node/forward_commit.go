@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"hilum/node/commitment"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -16,6 +17,17 @@ func (f *forwarder) await(job store.Job, p task.Progress) error {
 		return nil
 	})
 	return err
+}
+
+// ended takes what became of a transaction.
+func (f *forwarder) ended(t commitment.Transaction) error {
+	switch {
+	case t.State == commitment.Committed:
+		return f.outcome(t.UID, nil)
+	case len(t.Failures) > 0:
+		return f.outcome(t.UID, fmt.Errorf("failure reason %04XH", t.Failures[0].Reason))
+	}
+	return f.outcome(t.UID, errors.New("no outcome came in time"))
 }
 
 // outcome ends or repeats the delivery that waits for a transaction: committed is nil

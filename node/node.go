@@ -27,6 +27,7 @@ import (
 	"hilum/models"
 	"hilum/node/access"
 	"hilum/node/assemble"
+	"hilum/node/commitment"
 	"hilum/node/config"
 	"hilum/node/task"
 	"hilum/node/web"
@@ -161,14 +162,25 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 			group.Go(func() { w.work(ctx) })
 		}
 	}
+	peers := newServices(cfg, st, o.Logger, o.Now)
+	forwarders := map[string]*forwarder{}
+	peers.requester.Ended = func(t commitment.Transaction) error {
+		if f, ok := forwarders[t.Destination]; ok {
+			return f.ended(t)
+		}
+		return nil // the destination is configured no more
+	}
 	for _, dest := range cfg.Destinations {
-		f := &forwarder{store: st, destination: dest, calling: cfg.AETitle, log: o.Logger, now: o.Now}
+		f := &forwarder{store: st, destination: dest, committer: peers.requester, calling: cfg.AETitle, log: o.Logger, now: o.Now}
 		if dest.CallingAETitle != "" {
 			f.calling = dest.CallingAETitle
 		}
+		forwarders[dest.Name] = f
 		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run, hold: f.hold}
 		group.Go(func() { w.work(ctx) })
 	}
+
+	peers.start(ctx, &group, worker{store: st, log: o.Logger, now: o.Now})
 
 	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
 	group.Go(func() { keep.run(ctx) })
@@ -183,6 +195,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	server := &dimse.Server{
 		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		Normalized:              peers.normalized(),
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {
@@ -194,7 +207,11 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		MaxAssociations: cfg.MaxAssociations,
 
 		MaxAssociationsPerAddress: cfg.MaxAssociationsPerAddress,
-		MaxFailuresPerAddress:     cfg.MaxFailuresPerAddress,
+		MaxOperations:             cfg.MaxOperations,
+
+		MaxBytesInFlight:           int64(cfg.MaxInFlight),
+		MaxBytesInFlightPerAddress: int64(cfg.MaxInFlightPerAddress),
+		MaxFailuresPerAddress:      cfg.MaxFailuresPerAddress,
 
 		ARTIM:    cfg.Timeouts.ARTIM,
 		Idle:     cfg.Timeouts.Idle,
@@ -240,6 +257,11 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 	for _, d := range cfg.Destinations {
 		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
 			return fmt.Errorf("destination %s: %w", d.Name, err)
+		}
+	}
+	for _, p := range cfg.Peers {
+		if _, err := access.ClientTLS(p.TLS); p.TLS.Enabled && err != nil {
+			return fmt.Errorf("peer %s: %w", p.AETitle, err)
 		}
 	}
 	if cfg.TLS.Certificate == "" {

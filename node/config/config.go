@@ -50,6 +50,12 @@ type Config struct {
 	MaxAssociationsPerAddress int `yaml:"max_associations_per_address"`
 	// Connections of one peer address that may fail within a minute (rejected for good, not DICOM, no request in time); above it they are closed unheard until the minute is over. 0: no limit.
 	MaxFailuresPerAddress int `yaml:"max_failures_per_address"`
+	// Images that one association may have on the way to the disk at once, where its peer can send on without waiting for each answer (asynchronous operations window). 1: one after the other.
+	MaxOperations int `yaml:"max_operations"`
+	// Bytes received and not answered yet, of all peers; above it nobody sends on without waiting for the answer.
+	MaxInFlight Bytes `yaml:"max_in_flight"`
+	// The same for one peer address.
+	MaxInFlightPerAddress Bytes `yaml:"max_in_flight_per_address"`
 	// Store objects of SOP classes that the standard does not name (private ones) too.
 	AcceptPrivateSOPClasses bool `yaml:"accept_private_sop_classes"`
 	// Accept associations that call the node by another AE title.
@@ -68,6 +74,9 @@ type Config struct {
 	Destinations []Destination `yaml:"destinations"`
 	Plugins      []Plugin      `yaml:"plugins"`
 	Jobs         Jobs          `yaml:"jobs"`
+	Reports      Reports       `yaml:"reports"`
+	Commitment   Commitment    `yaml:"commitment"`
+	MPPS         MPPS          `yaml:"mpps"`
 	Retention    Retention     `yaml:"retention"`
 	Log          Log           `yaml:"log"`
 
@@ -105,14 +114,28 @@ type Peer struct {
 	Certificates []string `yaml:"certificates"`
 	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
 	Called []string `yaml:"called"`
-	// What it may do: `echo`, `store`. Empty: everything.
+	// What it may do: `echo`, `store`, `commitment` (ask for storage commitment, and report it), `mpps` (report performed procedure steps). Empty: everything.
 	Services []string `yaml:"services"`
+	// Host and port where it accepts associations, for notifications, and for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
+	ReportTo string `yaml:"report_to"`
+	// What it is told of by Instance Availability Notification: `series` (a series is complete), `result` (the report of an analysis is stored). Empty: nothing.
+	Notify []string `yaml:"notify"`
+	// TLS with `report_to`.
+	TLS DestinationTLS `yaml:"tls"`
 }
 
 // The services of Peer.Services.
 const (
-	ServiceEcho  = "echo"
-	ServiceStore = "store"
+	ServiceEcho       = "echo"
+	ServiceStore      = "store"
+	ServiceCommitment = "commitment"
+	ServiceMPPS       = "mpps"
+)
+
+// The values of Peer.Notify.
+const (
+	NotifySeries = "series"
+	NotifyResult = "result"
 )
 
 // The values of Config.UserIdentity.
@@ -235,6 +258,44 @@ type Jobs struct {
 	Threads int `yaml:"threads"`
 }
 
+// Reports says how often the node tries to reach the `report_to` of a peer: with
+// outcomes of storage commitment, and notifications.
+type Reports struct {
+	// Tries before a report is given up and marked dead. 0: as long as it takes.
+	Attempts int `yaml:"attempts"`
+	// Wait after the first failed try; it doubles with each further one.
+	Backoff time.Duration `yaml:"backoff"`
+	// Longest wait between two tries.
+	MaxBackoff time.Duration `yaml:"max_backoff"`
+	// Time to wait for the connection and for each answer.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// MPPS is about the performed procedure steps (MPPS) that peers report.
+type MPPS struct {
+	// Forget a performed procedure step this long after its last message.
+	Keep time.Duration `yaml:"keep"`
+}
+
+// Commitment is storage commitment: what peers ask of the node, and what the node
+// asks of destinations.
+type Commitment struct {
+	// Where the outcome is told that a peer asked for: `open`: on the association of the request while that is open, else on a new one; `new`: always on a new one.
+	Report string `yaml:"report"`
+	// Read every image and compare it with its checksum before it is called committed. `false`: believe the disk, which `hilum store check` looks after.
+	Verify bool `yaml:"verify"`
+	// Time a destination has to tell the outcome that the node asked for.
+	Wait time.Duration `yaml:"wait"`
+	// Time the association of such a request stays open for it.
+	Linger time.Duration `yaml:"linger"`
+}
+
+// The values of Commitment.Report.
+const (
+	ReportOpen = "open"
+	ReportNew  = "new"
+)
+
 // Retention says when stored series are deleted. Only what is finished goes:
 // whole, analysed or given up by every plugin that takes it, its reports accepted
 // by every destination.
@@ -287,17 +348,38 @@ func defaults() (Config, Destination, Plugin) {
 
 		MaxAssociationsPerAddress: 50,
 		MaxFailuresPerAddress:     60,
+		MaxOperations:             8,
+		MaxInFlight:               256 << 20,
+		MaxInFlightPerAddress:     64 << 20,
 
 		UnknownPeers: UnknownAccept,
 		UserIdentity: IdentityIgnored,
 		Timeouts:     Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
 		Series:       Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
 		Jobs:         Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
+		Reports:      Reports{Attempts: 200, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute, Timeout: 30 * time.Second},
+		MPPS:         MPPS{Keep: 30 * 24 * time.Hour},
+		Commitment:   Commitment{Report: ReportOpen, Wait: 24 * time.Hour, Linger: 10 * time.Second},
 		Log:          Log{Level: "info", Format: "text"},
 	}
 	d := Destination{Results: []string{ResultSR, ResultSEG, ResultSC}, Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
 	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}
 	return c, d, p
+}
+
+// ReportTo says where the peer of an AE title accepts associations.
+func (c *Config) ReportTo(aeTitle string) (Destination, bool) {
+	for _, p := range c.Peers {
+		if p.AETitle == aeTitle && p.ReportTo != "" {
+			return Destination{Name: p.AETitle, AETitle: p.AETitle, Address: p.ReportTo, TLS: p.TLS, Timeout: c.Reports.Timeout}, true
+		}
+	}
+	for _, d := range c.Destinations {
+		if d.AETitle == aeTitle {
+			return d, true
+		}
+	}
+	return Destination{}, false
 }
 
 // SlogLevel returns the level as log/slog knows it; Validate has made sure
