@@ -18,7 +18,9 @@ def measurement_group(group: hd.sr.PlanarROIMeasurementsAndQualitativeEvaluation
         "UID": group.tracking_uid,
         "ID": group.tracking_identifier,
         "Finding": group.finding_type.value,
-        "Site": site.topographical_modifier.value if site.topographical_modifier else site.value.value,
+        "Site": site.topographical_modifier.value
+        if site.topographical_modifier
+        else site.value.value,
         "Side": site.laterality.value if site.laterality else "",
         "Point": group.roi.value.tolist()[0],
         "Numbers": numbers,
@@ -28,13 +30,16 @@ def measurement_group(group: hd.sr.PlanarROIMeasurementsAndQualitativeEvaluation
 
 def segment(seg: hd.seg.Segmentation, number: int) -> dict:
     d = seg.get_segment_description(number)
-    frames = [i for i, f in enumerate(seg.PerFrameFunctionalGroupsSequence) if f.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number]
-    sources = [
-        seg.PerFrameFunctionalGroupsSequence[i].DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        for i in frames
+    groups = seg.PerFrameFunctionalGroupsSequence
+    frames = [
+        g for g in groups if g.SegmentIdentificationSequence[0].ReferencedSegmentNumber == number
     ]
-    pixels = seg.get_pixels_by_source_instance(sources, segment_numbers=[number])  # [slice,row,column,segment]
-    first = seg.PerFrameFunctionalGroupsSequence[frames[0]]
+    sources = [
+        f.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID for f in frames
+    ]
+    # [slice,row,column,segment]
+    pixels = seg.get_pixels_by_source_instance(sources, segment_numbers=[number])
+    first = frames[0]
     _, row, column, _ = np.argwhere(pixels)[0]
     shared = seg.SharedFunctionalGroupsSequence[0]
     place = hd.spatial.map_pixel_into_coordinate_system(
