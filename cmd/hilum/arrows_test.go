@@ -44,6 +44,7 @@ var arrows = map[string]string{
 	"trainer/phantom":          "dimse/dataset models/ct",
 	"trainer/predict":          "plugins/api plugins/host trainer/luna trainer/volume",
 	"trainer/prepare":          "models/ct trainer/luna trainer/npy trainer/volume",
+	"trainer/python":           "",
 	"trainer/report":           "models/ct trainer/froc",
 	"trainer/volume":           "dimse/dataset models/ct",
 	"node/assemble":            "",
@@ -55,7 +56,7 @@ var arrows = map[string]string{
 	"node/task":                "plugins/api store",
 	"node/web":                 "node/task store",
 	"node":                     "dimse dimse/dataset models node/access node/assemble node/commitment node/config node/report node/task node/web plugins/api plugins/host store",
-	"cmd/hilum/command":        "dimse dimse/dataset models models/ct node node/access node/config node/report node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/report trainer/volume",
+	"cmd/hilum/command":        "dimse dimse/dataset models models/ct node node/access node/config node/report node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/python trainer/report trainer/volume",
 	"cmd/bench-receive":        "dimse/dataset",
 	"cmd/hilum":                "cmd/hilum/command",
 }

@@ -1,11 +1,10 @@
 package insert
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math"
@@ -146,10 +145,9 @@ func (s Source) mask() string {
 
 // Fold returns in which of n folds a patient is, 0 to n-1. It depends on the
 // name alone, so that every program puts a patient into the same fold: the
-// first four bytes of the name's SHA-256, as a big-endian number, modulo n.
+// CRC-32 (IEEE) of the name modulo n, as trainer/torch does when it trains.
 func Fold(patient string, n int) int {
-	sum := sha256.Sum256([]byte(patient))
-	return int(binary.BigEndian.Uint32(sum[:4]) % uint32(n))
+	return int(crc32.ChecksumIEEE([]byte(patient)) % uint32(n))
 }
 
 // OfPatients returns the sources of the patients that keep is true for.

@@ -70,7 +70,7 @@ an earlier run of the same options was cut off.
 	f.StringSliceVar(&c.into, "into", nil, "`CT` to put nodules into; more may follow as arguments")
 	f.StringVar(&c.source, "source", "", "`FOLDER` of real nodules")
 	f.StringVar(&c.patients, "patients", "", "`FILE` with the patients of --source to take, one a line")
-	f.StringVar(&c.fold, "fold", "", "take the patients in fold `K/N` of --source (0/5 … 4/5: by the SHA-256 of their names)")
+	f.StringVar(&c.fold, "fold", "", "take the patients in fold `K/N` of --source (0/5 … 4/5: by the CRC-32 of their names, as in training)")
 	f.StringVar(&c.withoutFold, "without-fold", "", "leave the patients in fold `K/N` of --source out")
 	f.BoolVar(&c.simulated, "simulated-only", false, "insert no real nodules")
 	f.BoolVar(&c.real, "real-only", false, "insert no simulated nodules")
