@@ -81,6 +81,7 @@ func loggable(err error) string {
 	var crash *host.CrashError
 	var deadline *host.DeadlineError
 	var failure *host.FailureError
+	var result *api.ResultError
 	switch {
 	case errors.As(err, &input):
 		return "the plugin refused the series; hilum job show has the reason"
@@ -90,6 +91,8 @@ func loggable(err error) string {
 		return fmt.Sprintf("the plugin did not finish within %s", deadline.Deadline)
 	case errors.As(err, &failure):
 		return "the plugin failed; hilum job show has its words"
+	case errors.As(err, &result):
+		return "the plugin's answer broke the contract; hilum job show says how"
 	}
 	return err.Error()
 }
@@ -153,7 +156,7 @@ func (d *dispatcher) analyze(ctx context.Context, job store.Job, a task.Analysis
 	if err != nil {
 		return out, fmt.Errorf("list the series: %w", err)
 	}
-	work := filepath.Join(d.scratch, "job-"+job.ID)
+	work := filepath.Join(d.scratch, jobsFolder, a.Plugin, "job-"+job.ID)
 	defer func() {
 		if err := removeTree(work); err != nil {
 			d.log.Error("scratch folder not removed", "job", job.ID, "error", err)
@@ -169,8 +172,8 @@ func (d *dispatcher) analyze(ctx context.Context, job store.Job, a task.Analysis
 		Series:  series.Header,
 		Device:  "cpu",
 		Threads: d.threads,
-	}, func(fraction float64, message string) {
-		d.log.Debug("analysis progress", "job", job.ID, "fraction", fraction, "message", message)
+	}, func(fraction float64, _ string) { // its words may hold patient data
+		d.log.Debug("analysis progress", "job", job.ID, "fraction", fraction)
 	})
 	for _, in := range images {
 		out.Instances = append(out.Instances, task.Object{SOPClassUID: in.SOPClassUID, SOPInstanceUID: in.SOPInstanceUID})

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -40,6 +41,10 @@ type Options struct {
 	Version string
 	Logger  *slog.Logger
 	Now     func() time.Time // nil: time.Now
+
+	// AllPlugins has Start fail when a plugin does not start. Not set: the node
+	// receives images whatever its plugins do, and their jobs wait.
+	AllPlugins bool
 }
 
 // Node is a running node.
@@ -100,7 +105,11 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.onStop("scratch folder", func(context.Context) error { return removeTree(scratch) })
 
-	plugins, err := host.New(host.Options{Plugins: specs, Scratch: scratch, Logger: o.Logger})
+	plugins, err := host.New(host.Options{
+		Plugins: specs, Scratch: scratch, Logger: o.Logger,
+		Hide: secrets(cfg), Jobs: filepath.Join(scratch, jobsFolder),
+		KeepGoing: !o.AllPlugins,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +123,19 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	o.Logger.Info("node started", "version", o.Version, "ae_title", cfg.AETitle, "listen", n.Addr().String(), "data", cfg.Data, "plugins", len(cfg.Plugins))
 	return n, nil
+}
+
+// jobsFolder holds, within the scratch folder, the series of each plugin's jobs.
+const jobsFolder = "jobs"
+
+// secrets are what no plugin may see: all that the node keeps, its keys and
+// the file that names them.
+func secrets(cfg config.Config) []string {
+	all := []string{cfg.Data, cfg.Scratch, cfg.File, cfg.TLS.Key}
+	for _, d := range cfg.Destinations {
+		all = append(all, d.TLS.Key)
+	}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
 }
 
 // storeOptions translates the configuration for the store.
@@ -345,7 +367,8 @@ func threads(cfg config.Config) int {
 func Specs(cfg config.Config) ([]host.Spec, error) {
 	specs := make([]host.Spec, 0, len(cfg.Plugins))
 	for _, p := range cfg.Plugins {
-		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes}
+		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes,
+			Memory: int64(p.Memory), Network: p.Network, Unconfined: p.Unconfined}
 		if p.Model != "" {
 			if _, err := models.Load(p.Model); err != nil {
 				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
@@ -355,6 +378,7 @@ func Specs(cfg config.Config) ([]host.Spec, error) {
 				return nil, fmt.Errorf("plugin %s: find the model: %w", p.Name, err)
 			}
 			spec.Args = append(spec.Args, "--model", model)
+			spec.Read = []string{model}
 		}
 		spec.Args = append(spec.Args, p.Args...)
 		specs = append(specs, spec)
