@@ -55,7 +55,7 @@ var arrows = map[string]string{
 	"node/task":                "plugins/api store",
 	"node/web":                 "node/task store",
 	"node":                     "dimse dimse/dataset models node/access node/assemble node/config node/device node/report node/rule node/task node/web plugins/api plugins/host store",
-	"cmd/hilum/command":        "dimse dimse/dataset models models/ct node node/access node/config node/report node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/report trainer/volume",
+	"cmd/hilum/command":        "dimse dimse/dataset models models/ct node node/access node/config node/report node/rule node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/report trainer/volume",
 	"cmd/bench-receive":        "dimse/dataset",
 	"cmd/hilum":                "cmd/hilum/command",
 }
