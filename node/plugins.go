@@ -44,6 +44,7 @@ func pluginView(v web.Plugin, s host.Status) web.Plugin {
 	v.Kind = s.Description.Kind
 	v.Runtime = s.Description.Runtime
 	v.Reason = s.Problem
+	v.LastOutput = s.LastOutput
 	v.Isolation = s.Isolation.String()
 	v.MemoryBytes, v.MemoryLimitBytes = s.MemoryBytes, s.MemoryLimit
 	for _, m := range s.Description.Models {

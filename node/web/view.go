@@ -137,6 +137,8 @@ type Plugin struct {
 	Reason     string   `json:"reason"`
 	Isolation  string   `json:"isolation"` // what the kernel holds it to
 
+	LastOutput string `json:"last_output,omitempty"` // what it printed last, for those who may see the images
+
 	MemoryBytes      int64 `json:"memory_bytes"`
 	MemoryLimitBytes int64 `json:"memory_limit_bytes"`
 }

@@ -28,7 +28,7 @@ func TestRuleTest(t *testing.T) {
 pipelines: [{name: both, plugins: [a, b]}]
 rules:
   - {name: chest, pipeline: both, modality: [CT]}
-  - {name: thick, pipeline: a, slice_thickness: [">10"]}
+  - {name: thick, pipeline: a, slice_thickness: [">1000"]}
   - {name: emergency, pipeline: both, priority: urgent, calling_ae: ["ER*"], header: ["Rows=64"]}
   - {name: rest, pipeline: b, fallback: true}
 `
@@ -36,7 +36,7 @@ rules:
 		t.Fatal(err)
 	}
 	stdout, stderr, code := run("rule", "test", series, "--config", file)
-	for _, want := range []string{", 16 files", `goes to both, routine, by rule "chest"`, "not >10", "calling AE title is nothing, not ER*", "it is a fallback, and another rule applies"} {
+	for _, want := range []string{", 16 files", `goes to both, routine, by rule "chest"`, "not >1000", "calling AE title is nothing, not ER*", "it is a fallback, and another rule applies"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout has no %q:\n%s", want, stdout)
 		}
