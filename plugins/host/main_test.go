@@ -257,28 +257,3 @@ func readPid(t *testing.T, r io.Reader) int {
 	t.Fatal("the node printed no pid")
 	return 0
 }
-
-// startAt starts a host with the isolation of a lesser kernel.
-func startAt(t *testing.T, i host.Isolation, o host.Options) *host.Host {
-	t.Helper()
-	scratch := o.Scratch
-	o = withTestDefaults(t, o)
-	if scratch != "" {
-		o.Scratch = scratch
-	}
-	h, err := host.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	host.SetIsolation(h, i)
-	t.Cleanup(func() {
-		if err := h.Stop(context.Background()); err != nil {
-			t.Errorf("Stop = %v", err)
-		}
-		checkGoroutines(t)
-	})
-	if err := h.Start(testContext(t)); err != nil {
-		t.Fatalf("Start = %v", err)
-	}
-	return h
-}

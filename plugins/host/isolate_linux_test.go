@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -163,4 +164,29 @@ func TestInputUnharmed(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(j.Folder, "1.dcm")); err != nil || len(b) != 132 {
 		t.Errorf("the image has %d bytes, %v", len(b), err)
 	}
+}
+
+// startAt starts a host with the isolation of a lesser kernel.
+func startAt(t *testing.T, i host.Isolation, o host.Options) *host.Host {
+	t.Helper()
+	scratch := o.Scratch
+	o = withTestDefaults(t, o)
+	if scratch != "" {
+		o.Scratch = scratch
+	}
+	h, err := host.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.SetIsolation(h, i)
+	t.Cleanup(func() {
+		if err := h.Stop(context.Background()); err != nil {
+			t.Errorf("Stop = %v", err)
+		}
+		checkGoroutines(t)
+	})
+	if err := h.Start(testContext(t)); err != nil {
+		t.Fatalf("Start = %v", err)
+	}
+	return h
 }

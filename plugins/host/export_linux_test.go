@@ -1,5 +1,3 @@
-//go:build linux
-
 package host
 
 // HasCgroup reports whether tests of control groups can run.
