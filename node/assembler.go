@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"hilum/node/assemble"
-	"hilum/node/config"
+	"hilum/node/rule"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -20,11 +20,11 @@ import (
 // What must survive a restart is in the store: a series that was arriving is
 // watched again by the next node, its quiet time counted from the start.
 type assembler struct {
-	store   *store.Store
-	rules   assemble.Rules
-	plugins []config.Plugin
-	log     *slog.Logger
-	now     func() time.Time
+	store  *store.Store
+	rules  assemble.Rules
+	router *router
+	log    *slog.Logger
+	now    func() time.Time
 
 	wake chan struct{} // capacity 1: something is due earlier than the loop thinks
 
@@ -40,9 +40,9 @@ type arriving struct {
 	associations map[uint64]struct{}
 }
 
-func newAssembler(st *store.Store, rules assemble.Rules, plugins []config.Plugin, log *slog.Logger, now func() time.Time) *assembler {
+func newAssembler(st *store.Store, rules assemble.Rules, way *router, log *slog.Logger, now func() time.Time) *assembler {
 	return &assembler{
-		store: st, rules: rules, plugins: plugins, log: log, now: now,
+		store: st, rules: rules, router: way, log: log, now: now,
 		wake:     make(chan struct{}, 1),
 		arriving: map[string]*arriving{},
 	}
@@ -183,8 +183,12 @@ func (a *assembler) announce(uid string) error {
 		return nil // its last image was counted before it was noted here
 	}
 	reason := fmt.Sprintf("the series is arriving; it is complete after %s without a new image", a.rules.Quiet)
-	for _, p := range a.takers(s) {
-		if _, _, err := a.store.Enqueue(a.analysis(s, p, store.JobWaiting, reason)); err != nil {
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if _, _, err := a.store.Enqueue(a.analysis(s, r, store.JobWaiting, reason)); err != nil {
 			return err
 		}
 	}
@@ -261,9 +265,15 @@ func (a *assembler) decide(uid string) error {
 // completion. In this order, because a crash between the two completes the
 // series once more after the restart and finds the jobs already there.
 func (a *assembler) complete(s store.Series, instances int, reason string) error {
-	takers := a.takers(s)
-	for _, p := range takers {
-		job, isNew, err := a.store.Enqueue(a.analysis(s, p, store.JobQueued, reason))
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	if err := a.withdraw(s, routes); err != nil {
+		return err
+	}
+	for _, r := range routes {
+		job, isNew, err := a.store.Enqueue(a.analysis(s, r, store.JobQueued, reason))
 		if err != nil {
 			return err
 		}
@@ -279,10 +289,10 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 	}
 	if why := resultOf(s); why != "" {
 		reason += "; not analysed: " + why
-	} else if len(takers) == 0 {
-		reason += "; no plugin takes it"
+	} else if len(routes) == 0 {
+		reason += "; no rule sends it to a plugin"
 	}
-	a.log.Info("series complete", "series", s.SeriesInstanceUID, "instances", instances, "jobs", len(takers), "reason", reason)
+	a.log.Info("series complete", "series", s.SeriesInstanceUID, "instances", instances, "jobs", len(routes), "reason", reason)
 	return a.store.UpdateSeries(s.SeriesInstanceUID, func(s *store.Series) error {
 		s.State = store.SeriesComplete
 		s.Reason = reason
@@ -292,10 +302,41 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 	})
 }
 
+// withdraw ends the waiting jobs of a series that goes elsewhere than when its
+// first image came: a later image, or a reload, changed what the rules say.
+func (a *assembler) withdraw(s store.Series, routes []rule.Route) error {
+	var queues []string
+	for _, r := range routes {
+		queues = append(queues, a.analysis(s, r, store.JobQueued, "").Queue)
+	}
+	for _, p := range a.router.now.Load().pipelines {
+		for _, queue := range task.AnalysisQueues(p.Name) {
+			job, ok, err := a.store.FindJob(queue, task.AnalysisKey(s.SeriesInstanceUID, s.Revision+1))
+			if err != nil {
+				return err
+			}
+			if !ok || job.State != store.JobWaiting || slices.Contains(queues, queue) {
+				continue
+			}
+			if _, err := a.store.UpdateJob(job.ID, func(j *store.Job) error {
+				j.State, j.Reason = store.JobDead, "the whole series goes elsewhere by the rules"
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // explain shows in the series and its waiting jobs what is waited for.
 func (a *assembler) explain(s store.Series, reason string) error {
-	for _, p := range a.takers(s) {
-		job, _, err := a.store.Enqueue(a.analysis(s, p, store.JobWaiting, reason))
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		job, _, err := a.store.Enqueue(a.analysis(s, r, store.JobWaiting, reason))
 		if err != nil {
 			return err
 		}
@@ -310,28 +351,14 @@ func (a *assembler) explain(s store.Series, reason string) error {
 }
 
 // analysis is the job of the next revision of a series.
-func (a *assembler) analysis(s store.Series, p config.Plugin, state store.JobState, reason string) store.Job {
+func (a *assembler) analysis(s store.Series, r rule.Route, state store.JobState, reason string) store.Job {
 	return task.NewAnalysis(task.Analysis{
 		SeriesInstanceUID: s.SeriesInstanceUID,
 		StudyInstanceUID:  s.StudyInstanceUID,
-		Plugin:            p.Name,
+		Plugin:            r.Pipeline,
 		Revision:          s.Revision + 1,
+		Urgent:            r.Urgent,
 	}, state, reason)
-}
-
-// takers are the plugins that a series goes to. Results are never analysed, not
-// even when a PACS sends them back.
-func (a *assembler) takers(s store.Series) []config.Plugin {
-	if resultOf(s) != "" {
-		return nil
-	}
-	var out []config.Plugin
-	for _, p := range a.plugins {
-		if slices.Contains(p.Modalities, s.Modality) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // slicesOf takes from the indexed headers what completeness looks at.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"hilum/node/config"
+	"hilum/node/device"
 	"hilum/node/report"
 	"hilum/node/task"
 	"hilum/plugins/api"
@@ -19,17 +17,17 @@ import (
 	"hilum/store"
 )
 
-// dispatcher runs the analyses of one plugin: series out of the store, into
-// the plugin, report into the store, deliveries into their queues.
+// dispatcher runs the analyses: series out of the store, through the plugins of
+// a pipeline, report into the store, deliveries into their queues.
 type dispatcher struct {
 	store        *store.Store
 	host         *host.Host
-	plugin       config.Plugin
+	pool         *device.Pool
+	router       *router
 	jobs         config.Jobs
 	destinations []config.Destination
 	scratch      string // where series are laid out for plugins
 	results      string // where results wait for their objects
-	threads      int
 	station      string // AE title
 	software     string // version of Hilum
 	log          *slog.Logger
@@ -37,19 +35,22 @@ type dispatcher struct {
 }
 
 // run analyses one revision of one series, in two steps with the result kept
-// between them: what the plugin found, then the objects made of it.
-func (d *dispatcher) run(ctx context.Context, job store.Job) error {
+// between them: what the plugins found, then the objects made of it. It has the
+// lease of the first plugin.
+func (d *dispatcher) run(ctx context.Context, job store.Job, lease *holder) error {
 	a, err := task.DecodeAnalysis(job)
 	if err != nil {
 		return d.dead(job, err.Error())
 	}
 	log := d.log.With("job", job.ID, "series", a.SeriesInstanceUID, "plugin", a.Plugin, "attempt", job.Attempts)
 	log.Info("analysis started")
-	result, err := d.result(ctx, job, a)
+	result, err := d.result(ctx, job, a, lease)
+	lease.release() // the report needs no device
 	if err == nil {
 		err = d.publish(a, &result)
 	}
 	var input *api.InputError
+	var start *host.StartError
 	switch {
 	case err == nil:
 		log.Info("analysis done", "findings", len(result.Result.Findings), "seconds", result.Seconds, "device", result.Result.Device)
@@ -60,6 +61,9 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	case errors.As(err, &input), errors.Is(err, report.ErrNoFrameOfReference):
 		log.Warn("series cannot be analysed", "reason", loggable(err))
 		return d.dead(job, err.Error())
+	case errors.As(err, &start):
+		log.Warn("analysis waits for its plugin", "reason", loggable(err))
+		return d.postpone(job, err)
 	case job.Attempts >= d.jobs.Attempts:
 		log.Error("analysis given up", "error", loggable(err))
 		return d.dead(job, fmt.Sprintf("given up after %s: %v", count(job.Attempts, "attempt"), err))
@@ -68,9 +72,23 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	log.Warn("analysis failed, trying again", "error", loggable(err), "in", wait)
 	_, updateErr := d.store.UpdateJob(job.ID, func(j *store.Job) error {
 		j.State, j.Reason, j.NotBefore = store.JobRetry, err.Error(), d.now().Add(wait)
+		if failed := (*stepError)(nil); errors.As(err, &failed) {
+			j.Payload = task.EncodeAnalysis(a.Failed(failed.plugin, failed.device))
+		}
 		return nil
 	})
 	return updateErr
+}
+
+// postpone puts a job back whose plugin is not there: that is not a failure of
+// the series.
+func (d *dispatcher) postpone(job store.Job, cause error) error {
+	_, err := d.store.UpdateJob(job.ID, func(j *store.Job) error {
+		j.State, j.Reason, j.NotBefore = store.JobRetry, cause.Error(), d.now().Add(d.jobs.Backoff)
+		j.Attempts = max(j.Attempts-1, 0)
+		return nil
+	})
+	return err
 }
 
 // loggable says what happened without the plugin's own words, which may hold
@@ -81,6 +99,7 @@ func loggable(err error) string {
 	var crash *host.CrashError
 	var deadline *host.DeadlineError
 	var failure *host.FailureError
+	var result *api.ResultError
 	switch {
 	case errors.As(err, &input):
 		return "the plugin refused the series; hilum job show has the reason"
@@ -90,6 +109,8 @@ func loggable(err error) string {
 		return fmt.Sprintf("the plugin did not finish within %s", deadline.Deadline)
 	case errors.As(err, &failure):
 		return "the plugin failed; hilum job show has its words"
+	case errors.As(err, &result):
+		return "the plugin's answer broke the contract; hilum job show says how"
 	}
 	return err.Error()
 }
@@ -131,104 +152,6 @@ func (d *dispatcher) dead(job store.Job, reason string) error {
 		d.drop(job.ID)
 	}
 	return err
-}
-
-// result returns what the plugin found: as an earlier attempt kept it, or by
-// laying the series out and having it analysed.
-func (d *dispatcher) result(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
-	if kept, ok, err := d.kept(job.ID); ok || err != nil {
-		return kept, err
-	}
-	begin := d.now()
-	result, err := d.analyze(ctx, job, a)
-	if err != nil {
-		return result, err
-	}
-	result.Software, result.Ended = d.software, d.now()
-	result.Seconds = result.Ended.Sub(begin).Seconds()
-	return result, d.keep(job.ID, result)
-}
-
-func (d *dispatcher) analyze(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
-	var out task.AnalysisResult
-	series, err := d.store.Series(a.SeriesInstanceUID)
-	if err != nil {
-		return out, fmt.Errorf("find the series: %w", err)
-	}
-	images, err := d.store.Instances(a.SeriesInstanceUID)
-	if err != nil {
-		return out, fmt.Errorf("list the series: %w", err)
-	}
-	work := filepath.Join(d.scratch, "job-"+job.ID)
-	defer func() {
-		if err := removeTree(work); err != nil {
-			d.log.Error("scratch folder not removed", "job", job.ID, "error", err)
-		}
-	}()
-	folder, err := d.layOut(ctx, work, images)
-	if err != nil {
-		return out, err
-	}
-	out.Result, err = d.host.Analyze(ctx, a.Plugin, api.Job{
-		ID:      job.ID,
-		Folder:  folder,
-		Series:  series.Header,
-		Device:  "cpu",
-		Threads: d.threads,
-	}, func(fraction float64, message string) {
-		d.log.Debug("analysis progress", "job", job.ID, "fraction", fraction, "message", message)
-	})
-	for _, in := range images {
-		out.Instances = append(out.Instances, task.Object{SOPClassUID: in.SOPClassUID, SOPInstanceUID: in.SOPInstanceUID})
-	}
-	return out, err
-}
-
-// layOut writes the images into a folder that the plugin can read and not
-// change: 000001.dcm, 000002.dcm … in the order of images. Names hold
-// nothing from the wire.
-func (d *dispatcher) layOut(ctx context.Context, work string, images []store.Instance) (string, error) {
-	if err := removeTree(work); err != nil { // left by a node that was killed
-		return "", fmt.Errorf("clear the scratch folder: %w", err)
-	}
-	folder := filepath.Join(work, "series")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return "", fmt.Errorf("make the scratch folder: %w", err)
-	}
-	for i, in := range images {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		if err := d.copyOut(in.SOPInstanceUID, filepath.Join(folder, fmt.Sprintf("%06d.dcm", i+1))); err != nil {
-			return "", fmt.Errorf("lay out image %d of the series: %w", i+1, err)
-		}
-	}
-	return folder, os.Chmod(folder, 0o500)
-}
-
-func (d *dispatcher) copyOut(sopInstanceUID, name string) error {
-	r, _, err := d.store.OpenInstance(sopInstanceUID)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
-}
-
-// removeTree removes a folder whose parts may be read-only.
-func removeTree(dir string) error {
-	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			_ = os.Chmod(path, 0o700) // if it fails, RemoveAll says why
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
 }
 
 // count says "1 finding", "2 findings".

@@ -466,7 +466,7 @@ func TestStartErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			tt.edit(&cfg)
-			_, err := node.Start(t.Context(), node.Options{Config: cfg, Version: "test", Logger: slog.New(slog.DiscardHandler)})
+			_, err := node.Start(t.Context(), node.Options{Config: cfg, Version: "test", Logger: slog.New(slog.DiscardHandler), AllPlugins: true})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("Start = %v, want %q", err, tt.want)
 			}

@@ -39,22 +39,23 @@ func (d *dispatcher) keep(job string, r task.AnalysisResult) error {
 	return nil
 }
 
-// kept reads what keep wrote; false when there is nothing. What cannot be read is
-// thrown away: the series is then analysed again.
-func (d *dispatcher) kept(job string) (r task.AnalysisResult, ok bool, err error) {
+// kept is what earlier attempts at a job have left: nothing, the results of the first
+// plugins, or all. What cannot be read is thrown away: the series is then analysed
+// again.
+func (d *dispatcher) kept(job string) (r task.AnalysisResult, err error) {
 	encoded, err := os.ReadFile(d.resultFile(job))
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, false, nil
+		return r, nil
 	}
 	if err != nil {
-		return r, false, fmt.Errorf("read the kept result: %w", err)
+		return r, fmt.Errorf("read the kept result: %w", err)
 	}
 	if err := json.Unmarshal(encoded, &r); err != nil {
 		d.log.Warn("kept result is damaged, analysing again", "job", job)
 		d.drop(job)
-		return task.AnalysisResult{}, false, nil
+		return task.AnalysisResult{}, nil
 	}
-	return r, true, nil
+	return r, nil
 }
 
 // drop removes a kept result that is needed no more.
@@ -295,9 +296,13 @@ func (d *dispatcher) storeDocument(doc report.Document) error {
 // earlier finds the report that this one supersedes, of the last revision of the series
 // that was analysed so, and the nodules of all former ones, the latest first.
 func (d *dispatcher) earlier(a task.Analysis) (*report.Image, []report.Tracked, error) {
-	all, err := d.store.Jobs(task.AnalysisQueue(a.Plugin))
-	if err != nil {
-		return nil, nil, fmt.Errorf("find the result that this one supersedes: %w", err)
+	var all []store.Job
+	for _, queue := range task.AnalysisQueues(a.Plugin) {
+		jobs, err := d.store.Jobs(queue)
+		if err != nil {
+			return nil, nil, fmt.Errorf("find the result that this one supersedes: %w", err)
+		}
+		all = append(all, jobs...)
 	}
 	type former struct {
 		revision int

@@ -97,6 +97,60 @@ func (s *Store) Lease(queue string) (Job, bool, error) {
 	return j, ok, nil
 }
 
+// FindJob returns the job with this Queue and Key, if there is one.
+func (s *Store) FindJob(queue, key string) (j Job, ok bool, err error) {
+	err = s.index.view(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketJobKeys).Get([]byte(queue + "\x00" + key))
+		if len(b) != 8 {
+			return nil
+		}
+		j, err = getJob(tx, binary.BigEndian.Uint64(b))
+		ok = err == nil
+		return err
+	})
+	return j, ok, unwrapLogical(err)
+}
+
+// Peek returns the job that Lease would take, and leaves it where it is.
+func (s *Store) Peek(queue string) (j Job, ok bool, err error) {
+	err = s.index.view(func(tx *bbolt.Tx) error {
+		n, ready, err := s.nextJob(tx, queue)
+		if !ready || err != nil {
+			return err
+		}
+		j, err = getJob(tx, n)
+		ok = err == nil
+		return err
+	})
+	return j, ok, unwrapLogical(err)
+}
+
+// LeaseJob takes one job as Lease does, if it is still queued or its retry is due.
+func (s *Store) LeaseJob(id string) (j Job, ok bool, err error) {
+	n, err := jobNumber(id)
+	if err != nil {
+		return Job{}, false, err
+	}
+	err = s.updateJobs(func(tx *bbolt.Tx) (err error) {
+		ok = false
+		if j, err = getJob(tx, n); err != nil {
+			return err
+		}
+		if j.State != JobQueued && (j.State != JobRetry || j.NotBefore.After(s.o.Now())) {
+			return nil
+		}
+		old := j
+		j.State, j.NotBefore = JobRunning, time.Time{}
+		j.Attempts++
+		ok = true
+		return s.putJob(tx, n, &old, &j)
+	})
+	if err != nil {
+		return Job{}, false, err
+	}
+	return j, ok, nil
+}
+
 // UpdateJob changes a job durably. ID, Queue, Key, Group and Created stay as they are.
 // fn must be quick and must not call the store. An error of fn changes nothing
 // and is returned.

@@ -54,6 +54,49 @@ func TestQueueOrder(t *testing.T) {
 	}
 }
 
+// TestPeekAndLeaseJob: a job that was looked at can be taken once, and only
+// while it is ready.
+func TestPeekAndLeaseJob(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})
+	if _, ok, err := s.Peek("q"); ok || err != nil {
+		t.Errorf("Peek of an empty queue = %v, %v", ok, err)
+	}
+	enqueue(t, s, "q", "first")
+	second := enqueue(t, s, "q", "second")
+	if j, ok, err := s.Peek("q"); !ok || err != nil || j.Key != "first" || j.State != store.JobQueued || j.Attempts != 0 {
+		t.Errorf("Peek = %+v, %v, %v, want first as it is", j, ok, err)
+	}
+	if j, ok, err := s.LeaseJob(second.ID); !ok || err != nil || j.State != store.JobRunning || j.Attempts != 1 {
+		t.Errorf("LeaseJob = %+v, %v, %v, want second running", j, ok, err)
+	}
+	if _, ok, err := s.LeaseJob(second.ID); ok || err != nil {
+		t.Errorf("LeaseJob of a running job = %v, %v", ok, err)
+	}
+	if _, err := s.UpdateJob(second.ID, func(j *store.Job) error {
+		j.State, j.NotBefore = store.JobRetry, now.Add(time.Minute)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.LeaseJob(second.ID); ok || err != nil {
+		t.Errorf("LeaseJob before the retry is due = %v, %v", ok, err)
+	}
+	now = now.Add(time.Minute)
+	if j, ok, err := s.LeaseJob(second.ID); !ok || err != nil || j.Attempts != 2 {
+		t.Errorf("LeaseJob of a due retry = %+v, %v, %v", j, ok, err)
+	}
+	if _, _, err := s.LeaseJob("99"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("LeaseJob of no job = %v", err)
+	}
+	if j, ok, err := s.FindJob("q", "first"); !ok || err != nil || j.ID != "1" {
+		t.Errorf("FindJob = %+v, %v, %v", j, ok, err)
+	}
+	if _, ok, err := s.FindJob("q", "third"); ok || err != nil {
+		t.Errorf("FindJob of no job = %v, %v", ok, err)
+	}
+}
+
 func TestRetryAndWaiting(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})

@@ -73,6 +73,9 @@ type Config struct {
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
 	Plugins      []Plugin      `yaml:"plugins"`
+	Devices      []Device      `yaml:"devices"`
+	Pipelines    []Pipeline    `yaml:"pipelines"`
+	Rules        []Rule        `yaml:"rules"`
 	Jobs         Jobs          `yaml:"jobs"`
 	Reports      Reports       `yaml:"reports"`
 	Commitment   Commitment    `yaml:"commitment"`
@@ -242,9 +245,87 @@ type Plugin struct {
 	Deadline time.Duration `yaml:"deadline"`
 	// Processes of this plugin, and so series that it analyses at the same time.
 	Processes int `yaml:"processes"`
-	// Modalities whose series go to this plugin.
+	// Memory that one process may use, with all that it starts, such as `4GiB`; above it the process is killed. The memory of a GPU does not count. 0: three quarters of the machine's.
+	Memory Bytes `yaml:"memory"`
+	// Leave the plugin the network of the node, for one that asks a server.
+	Network bool `yaml:"network"`
+	// Leave the plugin all that the node's user may do, for one that does not work otherwise; its memory stays limited. `hilum plugin list` shows what holds each plugin.
+	Unconfined bool `yaml:"unconfined"`
+	// Devices that its jobs may run on, the best first: `cpu`, or names of `devices`.
+	Devices []string `yaml:"devices"`
+	// When a later one of `devices` is taken: `failed`, for a series that failed on an earlier one; `busy`, for that and when the earlier ones have no room; `never`.
+	Fallback string `yaml:"fallback"`
+	// Share of the device's memory that one of its jobs takes, such as `4GB`. It counts only on devices with a `memory`.
+	DeviceMemory Bytes `yaml:"device_memory"`
+	// Modalities whose series go to this plugin, where there are no `rules`.
 	Modalities []string `yaml:"modalities"`
 }
+
+// The values of Plugin.Fallback.
+const (
+	FallbackFailed = "failed"
+	FallbackBusy   = "busy"
+	FallbackNever  = "never"
+)
+
+// CPU is the device that every node has.
+const CPU = "cpu"
+
+// Device is a piece of the machine that analyses run on and share.
+type Device struct {
+	// Name of the device as its plugins know it, such as `cuda:0`, unique. `cpu` is there without being written; to write it is to limit it.
+	Name string `yaml:"name"`
+	// Jobs that may run on it at a time. 0: one on a GPU, on the CPU as many as all plugins have processes.
+	Slots int `yaml:"slots"`
+	// Memory that its jobs may take together, each the `device_memory` of its plugin. 0: not counted.
+	Memory Bytes `yaml:"memory"`
+	// Threads of the CPU that its jobs share. 0: all cores. `jobs.threads`, where it is written, is what each job gets.
+	Threads int `yaml:"threads"`
+}
+
+// Pipeline is a chain of plugins: each gets the findings of the one before it,
+// and what the last returns is the result.
+type Pipeline struct {
+	// Name of the pipeline in rules, jobs and results, unique among pipelines and plugins. A plugin alone is a pipeline of its own name, which need not be written.
+	Name string `yaml:"name"`
+	// Its plugins in order: a detector, then classifiers of what it found.
+	Plugins []string `yaml:"plugins"`
+}
+
+// Rule sends series to a pipeline. It applies when all its conditions hold, and
+// a condition holds when one of its values fits: a text (`*` and `?` stand for
+// others, capitals do not matter), a range of numbers (`1..2.5`, `<=3`), an empty
+// text for what the series does not have, `!` before any of these for not.
+type Rule struct {
+	// Name of the rule in `hilum rule test`, unique.
+	Name string `yaml:"name"`
+	// Pipeline, or plugin, that the series goes to. Every rule that applies counts. Without any rules, each plugin takes the series of its `modalities`.
+	Pipeline string `yaml:"pipeline"`
+	// `urgent` series are analysed before `routine` ones.
+	Priority string `yaml:"priority"`
+	// The rule applies only to series that no other rule takes.
+	Fallback bool `yaml:"fallback"`
+	// Values of Modality (0008,0060), such as `CT`. This and the other conditions of a rule are lists of which one value must fit: a text (`*` and `?` stand for other characters, capitals do not matter), a range such as `1..2.5` or `<=3`, an empty text for nothing, or `!` and one of these for not. Empty: anything.
+	Modality []string `yaml:"modality"`
+	// Values of Body Part Examined (0018,0015).
+	BodyPart []string `yaml:"body_part"`
+	// Values of Slice Thickness (0018,0050) in mm.
+	SliceThickness []string `yaml:"slice_thickness"`
+	// Values of Convolution Kernel (0018,1210).
+	Kernel []string `yaml:"kernel"`
+	// Values of Series Description (0008,103E).
+	Description []string `yaml:"description"`
+	// AE titles of the peers that sent the series.
+	CallingAE []string `yaml:"calling_ae"`
+	// Values of any other attribute of the first image, each as `Keyword=value`, such as `ImageType=ORIGINAL`; a keyword may come several times.
+	Header []string `yaml:"header"`
+}
+
+// The values of Rule.Priority.
+const (
+	PriorityRoutine = "routine"
+	PriorityUrgent  = "urgent"
+)
 
 // Jobs says how analyses are run and repeated.
 type Jobs struct {
@@ -324,19 +405,19 @@ const (
 
 // Default returns the configuration of a node that was told nothing.
 func Default() Config {
-	c, _, _ := defaults()
+	c, _, _, _ := defaults()
 	return c
 }
 
 // DefaultPlugin returns a plugin of which only the defaults are filled in.
 func DefaultPlugin() Plugin {
-	_, _, p := defaults()
+	_, _, p, _ := defaults()
 	return p
 }
 
 // defaults is the one place where defaults are written: of the whole, of a
-// destination and of a plugin.
-func defaults() (Config, Destination, Plugin) {
+// destination, of a plugin and of a rule.
+func defaults() (Config, Destination, Plugin, Rule) {
 	c := Config{
 		AETitle:         "HILUM",
 		Listen:          "127.0.0.1:11112",
@@ -363,8 +444,8 @@ func defaults() (Config, Destination, Plugin) {
 		Log:          Log{Level: "info", Format: "text"},
 	}
 	d := Destination{Results: []string{ResultSR, ResultSEG, ResultSC}, Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
-	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}
-	return c, d, p
+	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Devices: []string{CPU}, Fallback: FallbackFailed, Modalities: []string{"CT"}}
+	return c, d, p, Rule{Priority: PriorityRoutine}
 }
 
 // ReportTo says where the peer of an AE title accepts associations.

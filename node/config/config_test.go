@@ -80,7 +80,7 @@ plugins:
 	}
 	wantPlugin := config.Plugin{
 		Name: "lungnodule", Path: filepath.Join(folder, "bin/plugins/lungnodule"), Model: filepath.Join(folder, "models/nodule-blob"),
-		Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"},
+		Deadline: 15 * time.Minute, Processes: 1, Devices: []string{"cpu"}, Fallback: config.FallbackFailed, Modalities: []string{"CT"},
 	}
 	if len(got.Destinations) != 1 || !reflect.DeepEqual(got.Destinations[0], wantDestination) {
 		t.Errorf("Destinations = %+v, want one: %+v", got.Destinations, wantDestination)

@@ -22,6 +22,7 @@ const (
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
 	maxThreads      = 1024     // more than any machine has cores
+	maxRuleName     = 64       // a column of a table
 	minQuiet        = time.Millisecond
 	maxAETitle      = 16 // PS3.5 6.2, VR AE
 	maxModality     = 16 // PS3.5 6.2, VR CS
@@ -38,6 +39,9 @@ var (
 	services     = []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS}
 	reports      = []string{ReportOpen, ReportNew}
 	notices      = []string{NotifySeries, NotifyResult}
+	fallbacks    = []string{FallbackFailed, FallbackBusy, FallbackNever}
+	priorities   = []string{PriorityRoutine, PriorityUrgent}
+	deviceRule   = regexp.MustCompile(`^[a-z][a-z0-9]{0,31}(:[0-9]{1,3})?$`)
 	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
@@ -95,6 +99,9 @@ func (c *Config) validate(p *problems) {
 	v.users(c)
 	v.destinations(c)
 	v.plugins(c)
+	v.devices(c)
+	v.pipelines(c)
+	v.rules(c)
 }
 
 type validator struct {
@@ -241,6 +248,7 @@ func (v validator) plugins(c *Config) {
 		}
 		v.positive(key+".deadline", pl.Deadline)
 		v.between(key+".processes", pl.Processes, 1, maxProcesses)
+		v.devicesOf(c, key, pl)
 		if len(pl.Modalities) == 0 {
 			v.problem(key+".modalities", "the list is empty: no series would ever go to this plugin")
 		}

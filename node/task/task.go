@@ -17,21 +17,31 @@ import (
 	"hilum/store"
 )
 
-// Queue names. Every plugin and every destination has a queue of its own, so
-// that a slow one never holds up another.
+// Queue names. Every pipeline and every destination has a queue of its own, so
+// that a slow one never holds up another; a pipeline has a second one for what
+// is urgent.
 const (
 	analysisPrefix = "analysis/"
+	urgentPrefix   = "urgent/"
 	deliveryPrefix = "delivery/"
 )
 
-// AnalysisQueue names the queue of the plugin with this name.
-func AnalysisQueue(plugin string) string { return analysisPrefix + plugin }
+// AnalysisQueue names the queue of the pipeline with this name, a plugin's own
+// name where the pipeline is a plugin alone.
+func AnalysisQueue(pipeline string) string { return analysisPrefix + pipeline }
+
+// AnalysisQueues names all queues of a pipeline, the more urgent first.
+func AnalysisQueues(pipeline string) []string {
+	return []string{urgentPrefix + pipeline, analysisPrefix + pipeline}
+}
 
 // DeliveryQueue names the queue of the destination with this name.
 func DeliveryQueue(destination string) string { return deliveryPrefix + destination }
 
 // IsAnalysis reports whether j is the analysis of a series.
-func IsAnalysis(j store.Job) bool { return strings.HasPrefix(j.Queue, analysisPrefix) }
+func IsAnalysis(j store.Job) bool {
+	return strings.HasPrefix(j.Queue, analysisPrefix) || strings.HasPrefix(j.Queue, urgentPrefix)
+}
 
 // IsDelivery reports whether j is the delivery of an object.
 func IsDelivery(j store.Job) bool { return strings.HasPrefix(j.Queue, deliveryPrefix) }
@@ -40,8 +50,29 @@ func IsDelivery(j store.Job) bool { return strings.HasPrefix(j.Queue, deliveryPr
 type Analysis struct {
 	SeriesInstanceUID string `json:"series_instance_uid"`
 	StudyInstanceUID  string `json:"study_instance_uid"`
-	Plugin            string `json:"plugin"`
+	Plugin            string `json:"plugin"`   // the pipeline; a plugin alone is one of its own name
 	Revision          int    `json:"revision"` // the series' completion this analysis belongs to
+	Urgent            bool   `json:"urgent,omitempty"`
+	FailedOn          string `json:"failed_on,omitempty"` // "plugin@device" of each failed attempt, with spaces between them
+}
+
+// Failed adds a device on which a plugin failed.
+func (a Analysis) Failed(plugin, device string) Analysis {
+	if entry := plugin + "@" + device; !slices.Contains(strings.Fields(a.FailedOn), entry) {
+		a.FailedOn = strings.TrimSpace(a.FailedOn + " " + entry)
+	}
+	return a
+}
+
+// Failures are the devices on which a plugin failed.
+func (a Analysis) Failures(plugin string) []string {
+	var devices []string
+	for _, entry := range strings.Fields(a.FailedOn) {
+		if device, ok := strings.CutPrefix(entry, plugin+"@"); ok {
+			devices = append(devices, device)
+		}
+	}
+	return devices
 }
 
 // AnalysisResult is what a plugin found. It is kept in the job before the
@@ -49,11 +80,12 @@ type Analysis struct {
 // same report after its restart.
 type AnalysisResult struct {
 	Result    api.Result `json:"result"`
-	Instances []Object   `json:"instances"` // the exact images analysed
-	Software  string     `json:"software"`  // version of Hilum
-	Ended     time.Time  `json:"ended"`
-	Seconds   float64    `json:"seconds"` // from the start of the attempt
-	Report    Object     `json:"report"`  // the structured report; zero until the job is done
+	Instances []Object   `json:"instances"`       // the exact images analysed
+	Software  string     `json:"software"`        // version of Hilum
+	Ended     time.Time  `json:"ended"`           // zero while plugins of the pipeline are still to come
+	Seconds   float64    `json:"seconds"`         // from the start of the attempt
+	Report    Object     `json:"report"`          // the structured report; zero until the job is done
+	Steps     []Step     `json:"steps,omitempty"` // what ran where, in order
 
 	Tracking []Tracking `json:"tracking,omitempty"` // of the findings, in their order
 	Objects  []Made     `json:"objects,omitempty"`  // all that was made of it, the report too
@@ -89,6 +121,16 @@ func (r AnalysisResult) Bare() AnalysisResult {
 	return r
 }
 
+// Step is what one plugin of the pipeline did.
+type Step struct {
+	Plugin   string  `json:"plugin"`
+	Version  string  `json:"version"`
+	Device   string  `json:"device"`
+	Threads  int     `json:"threads"`
+	Findings int     `json:"findings"`
+	Seconds  float64 `json:"seconds"`
+}
+
 // Object names one stored object.
 type Object struct {
 	SOPClassUID    string `json:"sop_class_uid"`
@@ -118,8 +160,12 @@ func AnalysisKey(seriesInstanceUID string, revision int) string {
 
 // NewAnalysis returns the job that analyses a revision of a series.
 func NewAnalysis(a Analysis, state store.JobState, reason string) store.Job {
+	queue := AnalysisQueue(a.Plugin)
+	if a.Urgent {
+		queue = urgentPrefix + a.Plugin
+	}
 	return store.Job{
-		Queue:   AnalysisQueue(a.Plugin),
+		Queue:   queue,
 		Key:     AnalysisKey(a.SeriesInstanceUID, a.Revision),
 		State:   state,
 		Reason:  reason,
@@ -152,6 +198,9 @@ func DecodeAnalysisResult(j store.Job) (AnalysisResult, error) {
 
 // DecodeDelivery reads the payload of a delivery job.
 func DecodeDelivery(j store.Job) (Delivery, error) { return decode[Delivery](j.ID, j.Payload) }
+
+// EncodeAnalysis makes the payload of an analysis job.
+func EncodeAnalysis(a Analysis) json.RawMessage { return encode(a) }
 
 // EncodeResult makes the bytes that a done analysis job keeps. It fails only
 // on numbers that JSON does not know (NaN, infinities), which the plugin host
