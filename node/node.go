@@ -166,7 +166,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		group.Go(func() { w.work(ctx) })
 	}
 
-	peers := newServices(cfg, st, o.Logger, o.Now)
+	peers := newServices(cfg, st, asm.procedure, o.Logger, o.Now)
 	peers.start(ctx, &group, worker{store: st, log: o.Logger, now: o.Now})
 
 	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
