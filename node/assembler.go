@@ -42,6 +42,7 @@ type arriving struct {
 	announced    bool      // its waiting jobs are in the queue
 	listed       bool      // a completed procedure step names it: it may be whole before it is quiet
 	looked       time.Time // when it was last decided on
+	reported     int       // messages of procedure steps about it
 	associations map[uint64]struct{}
 }
 
@@ -117,6 +118,7 @@ func (a *assembler) procedure(series []string) {
 	for _, uid := range series {
 		if s, ok := a.arriving[uid]; ok {
 			s.listed = true
+			s.reported++
 			a.soon(s)
 		}
 	}
@@ -131,6 +133,9 @@ func (a *assembler) closed(association uint64) {
 		if _, ok := s.associations[association]; ok {
 			delete(s.associations, association)
 			s.due = s.lastImage.Add(a.rules.Quiet)
+			if s.listed {
+				a.soon(s) // a look that was due before stays due
+			}
 			a.poke()
 		}
 	}
@@ -256,6 +261,7 @@ func (a *assembler) decide(uid string) error {
 	lastImage := w.lastImage
 	associations := len(w.associations)
 	w.looked = a.now()
+	reported := w.reported
 	a.mu.Unlock()
 
 	s, err := a.store.Series(uid)
@@ -297,7 +303,9 @@ func (a *assembler) decide(uid string) error {
 		w.announced = w.announced && !verdict.Complete
 		a.poke()
 	case verdict.Again.IsZero():
-		delete(a.arriving, uid)
+		delete(a.arriving, uid) // a step adds nothing to a series that is whole
+	case w.reported != reported: // a step came meanwhile, and has set when to look again
+		a.poke()
 	default:
 		w.due = verdict.Again
 	}
