@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"hilum/node/assemble"
+	"hilum/node/mpps"
 	"hilum/node/rule"
 	"hilum/node/task"
 	"hilum/store"
@@ -23,6 +24,7 @@ type assembler struct {
 	store  *store.Store
 	rules  assemble.Rules
 	router *router
+	steps  mpps.Steps
 	log    *slog.Logger
 	now    func() time.Time
 
@@ -37,12 +39,15 @@ type arriving struct {
 	lastImage    time.Time
 	due          time.Time // when to decide next
 	announced    bool      // its waiting jobs are in the queue
+	listed       bool      // a completed procedure step names it: it may be whole before it is quiet
+	looked       time.Time // when it was last decided on
+	reported     int       // messages of procedure steps about it
 	associations map[uint64]struct{}
 }
 
 func newAssembler(st *store.Store, rules assemble.Rules, way *router, log *slog.Logger, now func() time.Time) *assembler {
 	return &assembler{
-		store: st, rules: rules, router: way, log: log, now: now,
+		store: st, rules: rules, router: way, steps: mpps.Steps{Store: st}, log: log, now: now,
 		wake:     make(chan struct{}, 1),
 		arriving: map[string]*arriving{},
 	}
@@ -83,10 +88,39 @@ func (a *assembler) watch(series string) *arriving {
 	}
 	s.lastImage = a.now()
 	s.due = s.lastImage.Add(a.rules.Quiet)
+	if s.listed {
+		a.soon(s)
+	}
 	if !ok {
 		a.poke() // later images only move the time out, and the loop sees that when it wakes
 	}
 	return s
+}
+
+// listedPause is the time between two looks at a series whose images a procedure
+// step lists: each reads the whole series.
+const listedPause = time.Second
+
+// soon has a series decided on as soon as listedPause allows; a.mu is held.
+func (a *assembler) soon(s *arriving) {
+	if at := s.looked.Add(listedPause); at.Before(s.due) {
+		s.due = at
+		a.poke()
+	}
+}
+
+// procedure notes that a performed procedure step has changed that names these
+// series.
+func (a *assembler) procedure(series []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, uid := range series {
+		if s, ok := a.arriving[uid]; ok {
+			s.listed = true
+			s.reported++
+			a.soon(s)
+		}
+	}
 }
 
 // closed notes the end of an association: series that it brought need not
@@ -98,6 +132,9 @@ func (a *assembler) closed(association uint64) {
 		if _, ok := s.associations[association]; ok {
 			delete(s.associations, association)
 			s.due = s.lastImage.Add(a.rules.Quiet)
+			if s.listed {
+				a.soon(s) // a look that was due before stays due
+			}
 			a.poke()
 		}
 	}
@@ -200,10 +237,18 @@ func (a *assembler) announce(uid string) error {
 			return err
 		}
 	}
+	lists, err := a.steps.OfSeries(uid)
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if w, ok := a.arriving[uid]; ok {
 		w.announced = true
+		if len(lists) > 0 && !w.listed {
+			w.listed = true
+			a.soon(w)
+		}
 	}
 	return nil
 }
@@ -218,6 +263,8 @@ func (a *assembler) decide(uid string) error {
 	}
 	lastImage := w.lastImage
 	associations := len(w.associations)
+	w.looked = a.now()
+	reported := w.reported
 	a.mu.Unlock()
 
 	s, err := a.store.Series(uid)
@@ -228,6 +275,10 @@ func (a *assembler) decide(uid string) error {
 	if err != nil {
 		return err
 	}
+	procedure, err := a.evidence(uid, images)
+	if err != nil {
+		return err
+	}
 	verdict := assemble.Decide(assemble.Evidence{
 		Now:          a.now(),
 		LastImage:    lastImage,
@@ -235,6 +286,7 @@ func (a *assembler) decide(uid string) error {
 		Instances:    len(images),
 		Completed:    s.CompleteInstances,
 		Geometry:     assemble.Examine(slicesOf(images)),
+		Procedure:    procedure,
 	}, a.rules)
 
 	if verdict.Complete {
@@ -254,11 +306,26 @@ func (a *assembler) decide(uid string) error {
 		w.announced = w.announced && !verdict.Complete
 		a.poke()
 	case verdict.Again.IsZero():
-		delete(a.arriving, uid)
+		delete(a.arriving, uid) // a step adds nothing to a series that is whole
+	case w.reported != reported: // a step came meanwhile, and has set when to look again
+		a.poke()
 	default:
 		w.due = verdict.Again
 	}
 	return nil
+}
+
+// evidence holds what performed procedure steps list of a series against its images.
+func (a *assembler) evidence(series string, images []store.Instance) (assemble.Procedure, error) {
+	lists, err := a.steps.OfSeries(series)
+	if err != nil || len(lists) == 0 {
+		return assemble.Procedure{}, err
+	}
+	stored := make(map[string]bool, len(images))
+	for _, in := range images {
+		stored[in.SOPInstanceUID] = true
+	}
+	return mpps.Compare(lists, stored), nil
 }
 
 // complete queues the analyses of a series that is whole, then records the

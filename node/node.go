@@ -201,7 +201,7 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 	}
 	group.Go(func() { <-ctx.Done(); n.scheduler.all.Wait() })
 	n.scheduler.arrange()
-	peers := newServices(cfg, st, o.Logger, o.Now)
+	peers := newServices(cfg, st, asm.procedure, o.Logger, o.Now)
 	forwarders := map[string]*forwarder{}
 	peers.requester.Ended = func(t commitment.Transaction) error {
 		if f, ok := forwarders[t.Destination]; ok {

@@ -121,7 +121,7 @@ func TestHostilePlugins(t *testing.T) {
 			t.Cleanup(func() { _ = client.Close() })
 			send(t, n, "1.2.3.4", 1, 3)
 			jobs := until(t, "both jobs end", client.Jobs, func(jobs []web.Job) bool {
-				return len(jobs) == 2 && ended(jobs[0]) && ended(jobs[1])
+				return len(jobs) == 2 && jobEnded(jobs[0]) && jobEnded(jobs[1])
 			})
 			for _, j := range jobs {
 				switch {
@@ -151,7 +151,7 @@ func TestHostilePlugins(t *testing.T) {
 	}
 }
 
-func ended(j web.Job) bool { return j.State == "done" || j.State == "dead" }
+func jobEnded(j web.Job) bool { return j.State == "done" || j.State == "dead" }
 
 // lockedLog collects what a node logs.
 type lockedLog struct {

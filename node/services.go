@@ -9,6 +9,7 @@ import (
 	"hilum/dimse"
 	"hilum/node/commitment"
 	"hilum/node/config"
+	"hilum/node/mpps"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -18,24 +19,31 @@ import (
 type services struct {
 	provider  *commitment.Provider
 	requester *commitment.Requester // for whoever sends to destinations
+	mpps      *mpps.Provider
+	keep      time.Duration // of performed procedure steps
 	log       *slog.Logger
+	now       func() time.Time
 }
 
-func newServices(cfg config.Config, st *store.Store, log *slog.Logger, now func() time.Time) *services {
+func newServices(cfg config.Config, st *store.Store, procedure func([]string), log *slog.Logger, now func() time.Time) *services {
 	retry := task.Retry{Attempts: cfg.Reports.Attempts, Backoff: cfg.Reports.Backoff, MaxBackoff: cfg.Reports.MaxBackoff}
 	return &services{
 		provider: &commitment.Provider{
 			Store: st, Rules: cfg.Commitment, Retry: retry, Calling: cfg.AETitle, Peer: cfg.ReportTo, Log: log, Now: now,
 		},
 		requester: &commitment.Requester{Store: st, Rules: cfg.Commitment, Calling: cfg.AETitle, Log: log, Now: now},
+		mpps:      &mpps.Provider{Steps: mpps.Steps{Store: st}, Changed: procedure, Log: log, Now: now},
+		keep:      cfg.MPPS.Keep,
 		log:       log,
+		now:       now,
 	}
 }
 
 // normalized are the services for the listener.
 func (s *services) normalized() map[string]dimse.NService {
 	return map[string]dimse.NService{
-		dimse.StorageCommitmentSOPClass: commitment.Service{Provider: s.provider, Requester: s.requester}.NService(),
+		dimse.StorageCommitmentSOPClass:      commitment.Service{Provider: s.provider, Requester: s.requester}.NService(),
+		dimse.PerformedProcedureStepSOPClass: s.mpps.NService(),
 	}
 }
 
@@ -66,6 +74,9 @@ func (s *services) forget(ctx context.Context) {
 	for {
 		if err := s.provider.Forget(); err != nil {
 			s.log.Error("old requests for storage commitment not forgotten", "error", err)
+		}
+		if _, err := s.mpps.Steps.Forget(s.now(), s.keep); err != nil {
+			s.log.Error("old performed procedure steps not forgotten", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -119,10 +119,8 @@ type Peer struct {
 	Called []string `yaml:"called"`
 	// What it may do: `echo`, `store`, `commitment` (ask for storage commitment, and report it), `mpps` (report performed procedure steps). Empty: everything.
 	Services []string `yaml:"services"`
-	// Host and port where it accepts associations, for notifications, and for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
+	// Host and port where it accepts associations, for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
 	ReportTo string `yaml:"report_to"`
-	// What it is told of by Instance Availability Notification: `series` (a series is complete), `result` (the report of an analysis is stored). Empty: nothing.
-	Notify []string `yaml:"notify"`
 	// TLS with `report_to`.
 	TLS DestinationTLS `yaml:"tls"`
 }
@@ -133,12 +131,6 @@ const (
 	ServiceStore      = "store"
 	ServiceCommitment = "commitment"
 	ServiceMPPS       = "mpps"
-)
-
-// The values of Peer.Notify.
-const (
-	NotifySeries = "series"
-	NotifyResult = "result"
 )
 
 // The values of Config.UserIdentity.
@@ -339,8 +331,7 @@ type Jobs struct {
 	Threads int `yaml:"threads"`
 }
 
-// Reports says how often the node tries to reach the `report_to` of a peer: with
-// outcomes of storage commitment, and notifications.
+// Reports says how often the node tries to reach the `report_to` of a peer.
 type Reports struct {
 	// Tries before a report is given up and marked dead. 0: as long as it takes.
 	Attempts int `yaml:"attempts"`

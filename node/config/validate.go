@@ -38,7 +38,6 @@ var (
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
 	services     = []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS}
 	reports      = []string{ReportOpen, ReportNew}
-	notices      = []string{NotifySeries, NotifyResult}
 	fallbacks    = []string{FallbackFailed, FallbackBusy, FallbackNever}
 	priorities   = []string{PriorityRoutine, PriorityUrgent}
 	deviceRule   = regexp.MustCompile(`^[a-z][a-z0-9]{0,31}(:[0-9]{1,3})?$`)
@@ -157,12 +156,6 @@ func (v validator) peers(c *Config) {
 			v.address(key+".report_to", p.ReportTo)
 		}
 		v.destinationTLS(key, p.TLS)
-		for j, s := range p.Notify {
-			v.oneOf(fmt.Sprintf("%s.notify[%d]", key, j), s, notices)
-		}
-		if _, ok := c.ReportTo(p.AETitle); !ok && len(p.Notify) > 0 {
-			v.problem(key+".notify", "it cannot be told anything: write %s.report_to too", key)
-		}
 	}
 }
 
