@@ -6,13 +6,13 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-PACKAGES := dcmtk dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler
+PACKAGES := dcmtk orthanc dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler
 GO_FOLDERS := cmd dimse models node plugins store trainer
 LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup packages runtime build test lint demo bench bench-prepare bench-receive crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-prepare bench-receive crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,7 +24,12 @@ packages:
 	@sh .ci/packages $(PACKAGES)
 
 .cache/venv.stamp: trainer/torch/requirements.lock .ci/python
-	sh .ci/python trainer/torch/requirements.lock && touch $@
+	sh .ci/python trainer/torch/requirements.lock venv && touch $@
+
+setup-trainer: .cache/torch.stamp ## install PyTorch, which `hilum train detector|classifier|export` run on (5 GB)
+
+.cache/torch.stamp: trainer/torch/training.lock .ci/python
+	sh .ci/python trainer/torch/training.lock torch && touch $@
 
 runtime: .cache/venv.stamp ## install ONNX Runtime into .cache/runtime (for the GPU if there is an NVIDIA driver)
 	@PATH=$(CURDIR)/.cache/uv/bin:$$PATH bash plugins/lungnodule/runtime.sh # uv's environment has pip
@@ -34,7 +39,7 @@ build: packages ## build bin/hilum (static) and the plugins
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/plugins/null ./plugins/null
 	CGO_ENABLED=1 go build -trimpath -ldflags '-s -w' -o bin/plugins/lungnodule ./plugins/lungnodule
 
-test: setup build lint ## everything that CI runs
+test: setup setup-trainer build lint ## everything that CI runs
 	HILUM_PYTHON=$(PYTHON) PATH=$(CURDIR)/.cache/venv/bin:$$PATH go test -race ./...
 
 lint: .cache/venv.stamp .cache/staticcheck-$(STATICCHECK).stamp .cache/protoc-$(PROTOC_GEN_GO)-$(PROTOC_GEN_GO_GRPC).stamp ## format, vet, staticcheck, ruff, generated code

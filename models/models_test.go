@@ -24,7 +24,7 @@ func TestCommittedModels(t *testing.T) {
 		t.Fatalf("no model folders: %v", err)
 	}
 	for _, name := range dirs {
-		m, err := models.Load(filepath.Dir(name))
+		m, err := models.Verify(filepath.Dir(name), "")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -40,7 +40,7 @@ func TestCommittedModels(t *testing.T) {
 
 // edited returns the blob's manifest with one value replaced; a nil value takes
 // the key out.
-func edited(t *testing.T, path string, value any) []byte {
+func edited(t testing.TB, path string, value any) []byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(blob, models.ManifestFile))
 	if err != nil {
@@ -50,21 +50,25 @@ func edited(t *testing.T, path string, value any) []byte {
 	if err := json.Unmarshal(data, &root); err != nil {
 		t.Fatal(err)
 	}
-	at := root
-	keys := strings.Split(path, ".")
-	for _, k := range keys[:len(keys)-1] {
-		at = at[k].(map[string]any)
-	}
-	if last := keys[len(keys)-1]; value == nil {
-		delete(at, last)
-	} else {
-		at[last] = value
-	}
+	set(root, path, value)
 	out, err := json.Marshal(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// set replaces the value at a path; nil takes the key out.
+func set(root map[string]any, path string, value any) {
+	keys := strings.Split(path, ".")
+	for _, k := range keys[:len(keys)-1] {
+		root = root[k].(map[string]any)
+	}
+	if last := keys[len(keys)-1]; value == nil {
+		delete(root, last)
+	} else {
+		root[last] = value
+	}
 }
 
 func TestParseManifestNamesTheKey(t *testing.T) {
@@ -103,6 +107,11 @@ func TestParseManifestNamesTheKey(t *testing.T) {
 		{"input.step", 80, "input.patch"},
 		{"input.batch", 0, "input.batch"},
 		{"input.batch", 1000, "input.batch"},
+		{"input.reach_mm", -1, "input.reach_mm"},
+		{"input.reach_mm", 51, "input.reach_mm"},
+		{"input.reach_mm", nil, "input.reach_mm"},
+		{"rescore", map[string]any{}, "rescore.sha256"},
+		{"rescore", 7, "rescore"},
 		{"output.name", "", "output.name"},
 		{"output.stride", 0, "output.stride"},
 		{"output.stride", 1000, "output.stride"},
@@ -210,6 +219,142 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// classifier is a good classifier's manifest with one value replaced; a nil
+// value takes the key out.
+func classifier(t testing.TB, path string, value any) []byte {
+	t.Helper()
+	root := map[string]any{}
+	if err := json.Unmarshal(edited(t, "task", models.TaskNoduleClassification), &root); err != nil {
+		t.Fatal(err)
+	}
+	delete(root, "output")
+	root["input"] = map[string]any{
+		"crops": "crops", "diameter": "diameter_mm", "spacing_mm": 1, "window_hu": []float64{-1000, 400}, "pad_value_hu": -1000, "size": 32,
+	}
+	root["outputs"] = map[string]any{
+		"malignancy": "malignancy", "texture": "texture", "texture_names": []string{"solid", "part-solid", "ground-glass"}, "leak": 0.01,
+	}
+	set(root, path, value)
+	out, err := json.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestParseClassifierManifestNamesTheKey(t *testing.T) {
+	tests := []struct {
+		path  string
+		value any
+		want  string // in the message
+	}{
+		{"name", "X", "name"},
+		{"task", "segmentation", "task"},
+		{"task", models.TaskNoduleDetection, "is a model for"},
+		{"cpu_providers", []string{}, "cpu_providers"},
+		{"input.crops", "", "input.crops"},
+		{"input.diameter", "crops", "input.diameter"},
+		{"input.diameter", nil, "input.diameter"},
+		{"input.spacing_mm", 0, "input.spacing_mm"},
+		{"input.spacing_mm", 11, "input.spacing_mm"},
+		{"input.window_hu", []float64{400, 400}, "input.window_hu"},
+		{"input.pad_value_hu", 1e6, "input.pad_value_hu"},
+		{"input.size", 0, "input.size"},
+		{"input.size", 1000, "input.size"},
+		{"input.prepare", 1, "prepare"},
+		{"outputs", nil, "outputs"},
+		{"outputs.malignancy", "", "outputs.malignancy"},
+		{"outputs.texture", "malignancy", "outputs.texture"},
+		{"outputs.texture_names", []string{}, "outputs.texture_names"},
+		{"outputs.texture_names", []string{"solid", "solid"}, "outputs.texture_names"},
+		{"outputs.texture_names", []string{"hairy"}, "outputs.texture_names"},
+		{"outputs.leak", 1, "outputs.leak"},
+		{"outputs.leak", nil, "outputs.leak"},
+	}
+	for _, tt := range tests {
+		_, err := models.ParseClassifierManifest(classifier(t, tt.path, tt.value))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s = %v: error %v, want one that names %s", tt.path, tt.value, err, tt.want)
+		}
+	}
+}
+
+func TestRescoreNamesTheKey(t *testing.T) {
+	good := func() map[string]any {
+		return map[string]any{
+			"sha256": strings.Repeat("0", 64), "input": "crops", "output": "logit", "size": 32, "batch": 16, "threshold": 0.02, "weight": 0.5,
+		}
+	}
+	if _, err := models.ParseManifest(edited(t, "rescore", good())); err != nil {
+		t.Fatal(err)
+	}
+	for key, values := range map[string][]any{
+		"sha256": {"", nil}, "input": {""}, "output": {""}, "size": {0, 999}, "batch": {0, 999},
+		"threshold": {0, 1}, "weight": {-0.1, 1.1, nil}, "seed": {1},
+	} {
+		for _, value := range values {
+			bad := good()
+			set(bad, key, value)
+			if _, err := models.ParseManifest(edited(t, "rescore", bad)); err == nil || !strings.Contains(err.Error(), key) {
+				t.Errorf("rescore.%s = %v: error %v, want one that names it", key, value, err)
+			}
+		}
+	}
+}
+
+// TestVerify knows both tasks, and every file of a folder.
+func TestVerify(t *testing.T) {
+	network, rescoring := []byte("a network"), []byte("another")
+	hash := func(b []byte) string { sum := sha256.Sum256(b); return hex.EncodeToString(sum[:]) }
+	detector := edited(t, "sha256", hash(network))
+	if c, err := models.Verify(folder(t, detector, network), ""); err != nil || c.Task != models.TaskNoduleDetection {
+		t.Errorf("Verify of a detector = %+v, %v", c, err)
+	}
+	judge := classifier(t, "sha256", hash(network))
+	dir := folder(t, judge, network)
+	if c, err := models.Verify(dir, ""); err != nil || c.Task != models.TaskNoduleClassification {
+		t.Errorf("Verify of a classifier = %+v, %v", c, err)
+	}
+	if _, err := models.Load(dir); !errors.Is(err, models.ErrManifest) || !strings.Contains(err.Error(), models.TaskNoduleClassification) {
+		t.Errorf("Load of a classifier = %v, want one that names its task", err)
+	}
+	if _, err := models.Verify(folder(t, detector, network), models.TaskNoduleClassification); !errors.Is(err, models.ErrManifest) {
+		t.Errorf("Verify of a detector as a classifier = %v, want ErrManifest", err)
+	}
+	var wrong *models.HashError
+	if _, err := models.Verify(folder(t, judge, rescoring), ""); !errors.As(err, &wrong) {
+		t.Errorf("Verify of a classifier with another network = %v, want a HashError", err)
+	}
+
+	var root map[string]any
+	if err := json.Unmarshal(detector, &root); err != nil {
+		t.Fatal(err)
+	}
+	root["rescore"] = map[string]any{
+		"sha256": hash(rescoring), "input": "crops", "output": "logit", "size": 32, "batch": 16, "threshold": 0.02, "weight": 0.5,
+	}
+	two, err := json.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = folder(t, two, network)
+	if _, err := models.Verify(dir, ""); !errors.Is(err, models.ErrMissing) || !strings.Contains(err.Error(), models.RescoreFile) {
+		t.Errorf("Verify without the second network = %v, want ErrMissing", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, models.RescoreFile), network, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := models.Verify(dir, ""); !errors.As(err, &wrong) || filepath.Base(wrong.File) != models.RescoreFile {
+		t.Errorf("Verify with another second network = %v, want a HashError", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, models.RescoreFile), rescoring, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := models.Load(dir); err != nil || !bytes.Equal(m.Rescoring, rescoring) {
+		t.Errorf("Load = %v, want the second network's bytes", err)
+	}
+}
+
 func FuzzParseManifest(f *testing.F) {
 	data, err := os.ReadFile(filepath.Join(blob, models.ManifestFile))
 	if err != nil {
@@ -230,6 +375,16 @@ func FuzzParseManifest(f *testing.F) {
 		}
 		if _, err := models.ParseManifest(again); err != nil {
 			t.Errorf("accepted %s but not its own %s: %v", data, again, err)
+		}
+	})
+}
+
+func FuzzParseClassifierManifest(f *testing.F) {
+	f.Add(classifier(f, "version", "1.0.0"))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if m, err := models.ParseClassifierManifest(data); err == nil && (m.Input.Size < 1 || m.Outputs.Leak < 0) {
+			t.Errorf("accepted %s", data)
 		}
 	})
 }

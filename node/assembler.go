@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"hilum/node/assemble"
-	"hilum/node/config"
-	"hilum/node/report"
+	"hilum/node/mpps"
+	"hilum/node/rule"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -21,11 +21,12 @@ import (
 // What must survive a restart is in the store: a series that was arriving is
 // watched again by the next node, its quiet time counted from the start.
 type assembler struct {
-	store   *store.Store
-	rules   assemble.Rules
-	plugins []config.Plugin
-	log     *slog.Logger
-	now     func() time.Time
+	store  *store.Store
+	rules  assemble.Rules
+	router *router
+	steps  mpps.Steps
+	log    *slog.Logger
+	now    func() time.Time
 
 	wake chan struct{} // capacity 1: something is due earlier than the loop thinks
 
@@ -38,12 +39,15 @@ type arriving struct {
 	lastImage    time.Time
 	due          time.Time // when to decide next
 	announced    bool      // its waiting jobs are in the queue
+	listed       bool      // a completed procedure step names it: it may be whole before it is quiet
+	looked       time.Time // when it was last decided on
+	reported     int       // messages of procedure steps about it
 	associations map[uint64]struct{}
 }
 
-func newAssembler(st *store.Store, rules assemble.Rules, plugins []config.Plugin, log *slog.Logger, now func() time.Time) *assembler {
+func newAssembler(st *store.Store, rules assemble.Rules, way *router, log *slog.Logger, now func() time.Time) *assembler {
 	return &assembler{
-		store: st, rules: rules, plugins: plugins, log: log, now: now,
+		store: st, rules: rules, router: way, steps: mpps.Steps{Store: st}, log: log, now: now,
 		wake:     make(chan struct{}, 1),
 		arriving: map[string]*arriving{},
 	}
@@ -84,10 +88,39 @@ func (a *assembler) watch(series string) *arriving {
 	}
 	s.lastImage = a.now()
 	s.due = s.lastImage.Add(a.rules.Quiet)
+	if s.listed {
+		a.soon(s)
+	}
 	if !ok {
 		a.poke() // later images only move the time out, and the loop sees that when it wakes
 	}
 	return s
+}
+
+// listedPause is the time between two looks at a series whose images a procedure
+// step lists: each reads the whole series.
+const listedPause = time.Second
+
+// soon has a series decided on as soon as listedPause allows; a.mu is held.
+func (a *assembler) soon(s *arriving) {
+	if at := s.looked.Add(listedPause); at.Before(s.due) {
+		s.due = at
+		a.poke()
+	}
+}
+
+// procedure notes that a performed procedure step has changed that names these
+// series.
+func (a *assembler) procedure(series []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, uid := range series {
+		if s, ok := a.arriving[uid]; ok {
+			s.listed = true
+			s.reported++
+			a.soon(s)
+		}
+	}
 }
 
 // closed notes the end of an association: series that it brought need not
@@ -99,6 +132,9 @@ func (a *assembler) closed(association uint64) {
 		if _, ok := s.associations[association]; ok {
 			delete(s.associations, association)
 			s.due = s.lastImage.Add(a.rules.Quiet)
+			if s.listed {
+				a.soon(s) // a look that was due before stays due
+			}
 			a.poke()
 		}
 	}
@@ -184,8 +220,12 @@ func (a *assembler) announce(uid string) error {
 		return nil // its last image was counted before it was noted here
 	}
 	reason := fmt.Sprintf("the series is arriving; it is complete after %s without a new image", a.rules.Quiet)
-	for _, p := range a.takers(s) {
-		if _, _, err := a.store.Enqueue(a.analysis(s, p, store.JobWaiting, reason)); err != nil {
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if _, _, err := a.store.Enqueue(a.analysis(s, r, store.JobWaiting, reason)); err != nil {
 			return err
 		}
 	}
@@ -197,10 +237,18 @@ func (a *assembler) announce(uid string) error {
 			return err
 		}
 	}
+	lists, err := a.steps.OfSeries(uid)
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if w, ok := a.arriving[uid]; ok {
 		w.announced = true
+		if len(lists) > 0 && !w.listed {
+			w.listed = true
+			a.soon(w)
+		}
 	}
 	return nil
 }
@@ -215,6 +263,8 @@ func (a *assembler) decide(uid string) error {
 	}
 	lastImage := w.lastImage
 	associations := len(w.associations)
+	w.looked = a.now()
+	reported := w.reported
 	a.mu.Unlock()
 
 	s, err := a.store.Series(uid)
@@ -225,6 +275,10 @@ func (a *assembler) decide(uid string) error {
 	if err != nil {
 		return err
 	}
+	procedure, err := a.evidence(uid, images)
+	if err != nil {
+		return err
+	}
 	verdict := assemble.Decide(assemble.Evidence{
 		Now:          a.now(),
 		LastImage:    lastImage,
@@ -232,6 +286,7 @@ func (a *assembler) decide(uid string) error {
 		Instances:    len(images),
 		Completed:    s.CompleteInstances,
 		Geometry:     assemble.Examine(slicesOf(images)),
+		Procedure:    procedure,
 	}, a.rules)
 
 	if verdict.Complete {
@@ -251,20 +306,41 @@ func (a *assembler) decide(uid string) error {
 		w.announced = w.announced && !verdict.Complete
 		a.poke()
 	case verdict.Again.IsZero():
-		delete(a.arriving, uid)
+		delete(a.arriving, uid) // a step adds nothing to a series that is whole
+	case w.reported != reported: // a step came meanwhile, and has set when to look again
+		a.poke()
 	default:
 		w.due = verdict.Again
 	}
 	return nil
 }
 
+// evidence holds what performed procedure steps list of a series against its images.
+func (a *assembler) evidence(series string, images []store.Instance) (assemble.Procedure, error) {
+	lists, err := a.steps.OfSeries(series)
+	if err != nil || len(lists) == 0 {
+		return assemble.Procedure{}, err
+	}
+	stored := make(map[string]bool, len(images))
+	for _, in := range images {
+		stored[in.SOPInstanceUID] = true
+	}
+	return mpps.Compare(lists, stored), nil
+}
+
 // complete queues the analyses of a series that is whole, then records the
 // completion. In this order, because a crash between the two completes the
 // series once more after the restart and finds the jobs already there.
 func (a *assembler) complete(s store.Series, instances int, reason string) error {
-	takers := a.takers(s)
-	for _, p := range takers {
-		job, isNew, err := a.store.Enqueue(a.analysis(s, p, store.JobQueued, reason))
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	if err := a.withdraw(s, routes); err != nil {
+		return err
+	}
+	for _, r := range routes {
+		job, isNew, err := a.store.Enqueue(a.analysis(s, r, store.JobQueued, reason))
 		if err != nil {
 			return err
 		}
@@ -278,10 +354,12 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 			return err
 		}
 	}
-	if len(takers) == 0 {
-		reason += "; no plugin takes it"
+	if why := resultOf(s); why != "" {
+		reason += "; not analysed: " + why
+	} else if len(routes) == 0 {
+		reason += "; no rule sends it to a plugin"
 	}
-	a.log.Info("series complete", "series", s.SeriesInstanceUID, "instances", instances, "jobs", len(takers), "reason", reason)
+	a.log.Info("series complete", "series", s.SeriesInstanceUID, "instances", instances, "jobs", len(routes), "reason", reason)
 	return a.store.UpdateSeries(s.SeriesInstanceUID, func(s *store.Series) error {
 		s.State = store.SeriesComplete
 		s.Reason = reason
@@ -291,10 +369,41 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 	})
 }
 
+// withdraw ends the waiting jobs of a series that goes elsewhere than when its
+// first image came: a later image, or a reload, changed what the rules say.
+func (a *assembler) withdraw(s store.Series, routes []rule.Route) error {
+	var queues []string
+	for _, r := range routes {
+		queues = append(queues, a.analysis(s, r, store.JobQueued, "").Queue)
+	}
+	for _, p := range a.router.now.Load().pipelines {
+		for _, queue := range task.AnalysisQueues(p.Name) {
+			job, ok, err := a.store.FindJob(queue, task.AnalysisKey(s.SeriesInstanceUID, s.Revision+1))
+			if err != nil {
+				return err
+			}
+			if !ok || job.State != store.JobWaiting || slices.Contains(queues, queue) {
+				continue
+			}
+			if _, err := a.store.UpdateJob(job.ID, func(j *store.Job) error {
+				j.State, j.Reason = store.JobDead, "the whole series goes elsewhere by the rules"
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // explain shows in the series and its waiting jobs what is waited for.
 func (a *assembler) explain(s store.Series, reason string) error {
-	for _, p := range a.takers(s) {
-		job, _, err := a.store.Enqueue(a.analysis(s, p, store.JobWaiting, reason))
+	routes, err := a.router.routes(s)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		job, _, err := a.store.Enqueue(a.analysis(s, r, store.JobWaiting, reason))
 		if err != nil {
 			return err
 		}
@@ -309,28 +418,14 @@ func (a *assembler) explain(s store.Series, reason string) error {
 }
 
 // analysis is the job of the next revision of a series.
-func (a *assembler) analysis(s store.Series, p config.Plugin, state store.JobState, reason string) store.Job {
+func (a *assembler) analysis(s store.Series, r rule.Route, state store.JobState, reason string) store.Job {
 	return task.NewAnalysis(task.Analysis{
 		SeriesInstanceUID: s.SeriesInstanceUID,
 		StudyInstanceUID:  s.StudyInstanceUID,
-		Plugin:            p.Name,
+		Plugin:            r.Pipeline,
 		Revision:          s.Revision + 1,
+		Urgent:            r.Urgent,
 	}, state, reason)
-}
-
-// takers are the plugins that a series goes to. What Hilum itself made is
-// never analysed, even when a PACS sends it back.
-func (a *assembler) takers(s store.Series) []config.Plugin {
-	if s.State == store.SeriesGenerated || s.Header["Manufacturer"] == report.Manufacturer {
-		return nil
-	}
-	var out []config.Plugin
-	for _, p := range a.plugins {
-		if slices.Contains(p.Modalities, s.Modality) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // slicesOf takes from the indexed headers what completeness looks at.

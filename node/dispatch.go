@@ -1,18 +1,15 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"slices"
 	"time"
 
-	"hilum/dimse/dataset"
 	"hilum/node/config"
+	"hilum/node/device"
 	"hilum/node/report"
 	"hilum/node/task"
 	"hilum/plugins/api"
@@ -20,16 +17,17 @@ import (
 	"hilum/store"
 )
 
-// dispatcher runs the analyses of one plugin: series out of the store, into
-// the plugin, report into the store, deliveries into their queues.
+// dispatcher runs the analyses: series out of the store, through the plugins of
+// a pipeline, report into the store, deliveries into their queues.
 type dispatcher struct {
 	store        *store.Store
 	host         *host.Host
-	plugin       config.Plugin
+	pool         *device.Pool
+	router       *router
 	jobs         config.Jobs
 	destinations []config.Destination
 	scratch      string // where series are laid out for plugins
-	threads      int
+	results      string // where results wait for their objects
 	station      string // AE title
 	software     string // version of Hilum
 	log          *slog.Logger
@@ -37,29 +35,35 @@ type dispatcher struct {
 }
 
 // run analyses one revision of one series, in two steps with the result kept
-// in the job between them: what the plugin found, then the report made of it.
-func (d *dispatcher) run(ctx context.Context, job store.Job) error {
+// between them: what the plugins found, then the objects made of it. It has the
+// lease of the first plugin.
+func (d *dispatcher) run(ctx context.Context, job store.Job, lease *holder) error {
 	a, err := task.DecodeAnalysis(job)
 	if err != nil {
 		return d.dead(job, err.Error())
 	}
 	log := d.log.With("job", job.ID, "series", a.SeriesInstanceUID, "plugin", a.Plugin, "attempt", job.Attempts)
 	log.Info("analysis started")
-	result, err := d.result(ctx, job, a)
+	result, err := d.result(ctx, job, a, lease)
+	lease.release() // the report needs no device
 	if err == nil {
-		result.Report, err = d.report(a, result)
+		err = d.publish(a, &result)
 	}
 	var input *api.InputError
+	var start *host.StartError
 	switch {
 	case err == nil:
 		log.Info("analysis done", "findings", len(result.Result.Findings), "seconds", result.Seconds, "device", result.Result.Device)
-		return d.finish(job, result)
+		return d.finish(job, a.SeriesInstanceUID, result)
 	case ctx.Err() != nil:
 		log.Info("analysis interrupted by the end of the node")
 		return interrupted(d.store, job)
 	case errors.As(err, &input), errors.Is(err, report.ErrNoFrameOfReference):
 		log.Warn("series cannot be analysed", "reason", loggable(err))
 		return d.dead(job, err.Error())
+	case errors.As(err, &start):
+		log.Warn("analysis waits for its plugin", "reason", loggable(err))
+		return d.postpone(job, err)
 	case job.Attempts >= d.jobs.Attempts:
 		log.Error("analysis given up", "error", loggable(err))
 		return d.dead(job, fmt.Sprintf("given up after %s: %v", count(job.Attempts, "attempt"), err))
@@ -68,9 +72,23 @@ func (d *dispatcher) run(ctx context.Context, job store.Job) error {
 	log.Warn("analysis failed, trying again", "error", loggable(err), "in", wait)
 	_, updateErr := d.store.UpdateJob(job.ID, func(j *store.Job) error {
 		j.State, j.Reason, j.NotBefore = store.JobRetry, err.Error(), d.now().Add(wait)
+		if failed := (*stepError)(nil); errors.As(err, &failed) {
+			j.Payload = task.EncodeAnalysis(a.Failed(failed.plugin, failed.device))
+		}
 		return nil
 	})
 	return updateErr
+}
+
+// postpone puts a job back whose plugin is not there: that is not a failure of
+// the series.
+func (d *dispatcher) postpone(job store.Job, cause error) error {
+	_, err := d.store.UpdateJob(job.ID, func(j *store.Job) error {
+		j.State, j.Reason, j.NotBefore = store.JobRetry, cause.Error(), d.now().Add(d.jobs.Backoff)
+		j.Attempts = max(j.Attempts-1, 0)
+		return nil
+	})
+	return err
 }
 
 // loggable says what happened without the plugin's own words, which may hold
@@ -81,6 +99,7 @@ func loggable(err error) string {
 	var crash *host.CrashError
 	var deadline *host.DeadlineError
 	var failure *host.FailureError
+	var result *api.ResultError
 	switch {
 	case errors.As(err, &input):
 		return "the plugin refused the series; hilum job show has the reason"
@@ -90,28 +109,38 @@ func loggable(err error) string {
 		return fmt.Sprintf("the plugin did not finish within %s", deadline.Deadline)
 	case errors.As(err, &failure):
 		return "the plugin failed; hilum job show has its words"
+	case errors.As(err, &result):
+		return "the plugin's answer broke the contract; hilum job show says how"
 	}
 	return err.Error()
 }
 
 // finish marks the job done and queues its report for every destination, all
 // or nothing.
-func (d *dispatcher) finish(job store.Job, result task.AnalysisResult) error {
-	encoded, err := task.EncodeResult(result)
+func (d *dispatcher) finish(job store.Job, series string, result task.AnalysisResult) error {
+	encoded, err := task.EncodeResult(result.Bare())
 	if err != nil {
 		return err
 	}
 	var deliveries []store.Job
 	for _, dest := range d.destinations {
-		deliveries = append(deliveries, task.NewDelivery(task.Delivery{
-			SOPInstanceUID: result.Report.SOPInstanceUID, Destination: dest.Name, AnalysisJob: job.ID,
-		}))
+		for _, o := range result.Objects {
+			if slices.Contains(dest.Results, o.Kind) {
+				deliveries = append(deliveries, task.NewDelivery(task.Delivery{
+					SOPInstanceUID: o.SOPInstanceUID, Destination: dest.Name, Kind: o.Kind, AnalysisJob: job.ID, Series: series,
+				}))
+			}
+		}
 	}
-	return d.store.FinishJob(job.ID, func(j *store.Job) error {
+	err = d.store.FinishJob(job.ID, func(j *store.Job) error {
 		j.State, j.Result = store.JobDone, encoded
 		j.Reason = fmt.Sprintf("%s in %s", count(len(result.Result.Findings), "finding"), count(len(result.Instances), "image"))
 		return nil
 	}, deliveries...)
+	if err == nil {
+		d.drop(job.ID)
+	}
+	return err
 }
 
 func (d *dispatcher) dead(job store.Job, reason string) error {
@@ -119,225 +148,10 @@ func (d *dispatcher) dead(job store.Job, reason string) error {
 		j.State, j.Reason = store.JobDead, reason
 		return nil
 	})
+	if err == nil {
+		d.drop(job.ID)
+	}
 	return err
-}
-
-// result returns what the plugin found: as an earlier attempt left it in the
-// job, or by laying the series out and having it analysed.
-func (d *dispatcher) result(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
-	if len(job.Result) > 0 {
-		return task.DecodeAnalysisResult(job)
-	}
-	begin := d.now()
-	result, err := d.analyze(ctx, job, a)
-	if err != nil {
-		return result, err
-	}
-	result.Software, result.Ended = d.software, d.now()
-	result.Seconds = result.Ended.Sub(begin).Seconds()
-	encoded, err := task.EncodeResult(result)
-	if err != nil {
-		return result, err
-	}
-	_, err = d.store.UpdateJob(job.ID, func(j *store.Job) error { j.Result = encoded; return nil })
-	return result, err
-}
-
-func (d *dispatcher) analyze(ctx context.Context, job store.Job, a task.Analysis) (task.AnalysisResult, error) {
-	var out task.AnalysisResult
-	series, err := d.store.Series(a.SeriesInstanceUID)
-	if err != nil {
-		return out, fmt.Errorf("find the series: %w", err)
-	}
-	images, err := d.store.Instances(a.SeriesInstanceUID)
-	if err != nil {
-		return out, fmt.Errorf("list the series: %w", err)
-	}
-	work := filepath.Join(d.scratch, "job-"+job.ID)
-	defer func() {
-		if err := removeTree(work); err != nil {
-			d.log.Error("scratch folder not removed", "job", job.ID, "error", err)
-		}
-	}()
-	folder, err := d.layOut(ctx, work, images)
-	if err != nil {
-		return out, err
-	}
-	out.Result, err = d.host.Analyze(ctx, a.Plugin, api.Job{
-		ID:      job.ID,
-		Folder:  folder,
-		Series:  series.Header,
-		Device:  "cpu",
-		Threads: d.threads,
-	}, func(fraction float64, message string) {
-		d.log.Debug("analysis progress", "job", job.ID, "fraction", fraction, "message", message)
-	})
-	for _, in := range images {
-		out.Instances = append(out.Instances, task.Object{SOPClassUID: in.SOPClassUID, SOPInstanceUID: in.SOPInstanceUID})
-	}
-	return out, err
-}
-
-// layOut writes the images into a folder that the plugin can read and not
-// change: 000001.dcm, 000002.dcm … in the order of images. Names hold
-// nothing from the wire.
-func (d *dispatcher) layOut(ctx context.Context, work string, images []store.Instance) (string, error) {
-	if err := removeTree(work); err != nil { // left by a node that was killed
-		return "", fmt.Errorf("clear the scratch folder: %w", err)
-	}
-	folder := filepath.Join(work, "series")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return "", fmt.Errorf("make the scratch folder: %w", err)
-	}
-	for i, in := range images {
-		if err := ctx.Err(); err != nil {
-			return "", err
-		}
-		if err := d.copyOut(in.SOPInstanceUID, filepath.Join(folder, fmt.Sprintf("%06d.dcm", i+1))); err != nil {
-			return "", fmt.Errorf("lay out image %d of the series: %w", i+1, err)
-		}
-	}
-	return folder, os.Chmod(folder, 0o500)
-}
-
-func (d *dispatcher) copyOut(sopInstanceUID, name string) error {
-	r, _, err := d.store.OpenInstance(sopInstanceUID)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
-}
-
-// removeTree removes a folder whose parts may be read-only.
-func removeTree(dir string) error {
-	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			_ = os.Chmod(path, 0o700) // if it fails, RemoveAll says why
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
-}
-
-// report makes the structured report of a result and stores it. The same
-// result makes the same bytes, so that doing it twice stores it once.
-func (d *dispatcher) report(a task.Analysis, result task.AnalysisResult) (task.Object, error) {
-	header, err := d.header(result.Instances)
-	if err != nil {
-		return task.Object{}, fmt.Errorf("read the header for the report: %w", err)
-	}
-	in := report.Input{
-		Header:            header,
-		SeriesInstanceUID: a.SeriesInstanceUID,
-		Result:            result.Result,
-		Revision:          a.Revision,
-		Software:          result.Software,
-		Station:           d.station,
-		Now:               result.Ended,
-	}
-	if in.Predecessor, err = d.predecessor(a); err != nil {
-		return task.Object{}, err
-	}
-	for _, im := range result.Instances {
-		in.Images = append(in.Images, report.Image(im))
-	}
-	doc, err := report.SR(in)
-	if err != nil {
-		return task.Object{}, fmt.Errorf("make the report: %w", err)
-	}
-	if err := d.keep(doc); err != nil {
-		return task.Object{}, fmt.Errorf("store the report: %w", err)
-	}
-	return task.Object{SOPClassUID: doc.SOPClassUID, SOPInstanceUID: doc.SOPInstanceUID}, nil
-}
-
-// header reads what the report copies from the first image analysed.
-func (d *dispatcher) header(images []task.Object) (dataset.Header, error) {
-	if len(images) == 0 {
-		return dataset.Header{}, errors.New("no image was analysed")
-	}
-	r, _, err := d.store.OpenInstance(images[0].SOPInstanceUID)
-	if err != nil {
-		return dataset.Header{}, err
-	}
-	defer r.Close()
-	file, err := dataset.ReadHeaderFrom(r, report.SourceTags)
-	if err != nil {
-		return dataset.Header{}, err
-	}
-	return file.Header, nil
-}
-
-// keep stores a report like any object, in a series that is never an input.
-func (d *dispatcher) keep(doc report.Document) error {
-	file, err := dataset.ReadHeaderFrom(bytes.NewReader(doc.Bytes), dataset.IndexTags)
-	if err != nil {
-		return err
-	}
-	w, err := d.store.NewInstance()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = w.Abort() }() // harmless after Commit
-	if _, err := w.Write(doc.Bytes); err != nil {
-		return err
-	}
-	outcome, err := w.Commit(store.Instance{
-		SOPInstanceUID:    doc.SOPInstanceUID,
-		SOPClassUID:       doc.SOPClassUID,
-		SeriesInstanceUID: doc.SeriesInstanceUID,
-		StudyInstanceUID:  doc.StudyInstanceUID,
-		TransferSyntaxUID: doc.TransferSyntaxUID,
-		Source:            d.station,
-		Header:            file.Header.Map(),
-	})
-	if err != nil {
-		return err
-	}
-	if outcome == store.Conflict || outcome == store.Rejected {
-		return fmt.Errorf("another report has the UID %s", doc.SOPInstanceUID)
-	}
-	return d.store.UpdateSeries(doc.SeriesInstanceUID, func(s *store.Series) error {
-		s.State, s.Reason = store.SeriesGenerated, "made by this node"
-		s.CompleteInstances = s.Instances
-		return nil
-	})
-}
-
-// predecessor is the report that this one supersedes: of the last revision of
-// the series that this plugin finished.
-func (d *dispatcher) predecessor(a task.Analysis) (*report.Image, error) {
-	all, err := d.store.Jobs(task.AnalysisQueue(a.Plugin))
-	if err != nil {
-		return nil, fmt.Errorf("find the result that this one supersedes: %w", err)
-	}
-	var last *report.Image
-	revision := 0
-	for _, j := range all {
-		if j.State != store.JobDone {
-			continue
-		}
-		other, err := task.DecodeAnalysis(j)
-		if err != nil {
-			return nil, err
-		}
-		if other.SeriesInstanceUID != a.SeriesInstanceUID || other.Revision >= a.Revision || other.Revision <= revision {
-			continue
-		}
-		result, err := task.DecodeAnalysisResult(j)
-		if err != nil {
-			return nil, err
-		}
-		revision = other.Revision
-		last = (*report.Image)(&result.Report)
-	}
-	return last, nil
 }
 
 // count says "1 finding", "2 findings".

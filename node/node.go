@@ -18,8 +18,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,7 +28,9 @@ import (
 	"hilum/models"
 	"hilum/node/access"
 	"hilum/node/assemble"
+	"hilum/node/commitment"
 	"hilum/node/config"
+	"hilum/node/device"
 	"hilum/node/task"
 	"hilum/node/web"
 	"hilum/plugins/host"
@@ -40,15 +43,25 @@ type Options struct {
 	Version string
 	Logger  *slog.Logger
 	Now     func() time.Time // nil: time.Now
+
+	// AllPlugins has Start fail when a plugin does not start. Not set: the node
+	// receives images whatever its plugins do, and their jobs wait.
+	AllPlugins bool
 }
 
 // Node is a running node.
 type Node struct {
-	log      *slog.Logger
-	listener net.Listener
-	tls      *access.ServerTLS // nil without TLS
-	failed   chan error        // a part that must not end has ended
-	cleanups []cleanup         // undone last first
+	log       *slog.Logger
+	listener  net.Listener
+	tls       *access.ServerTLS // nil without TLS
+	plugins   *host.Host
+	router    *router
+	free      *capacities
+	scheduler *scheduler
+
+	config   atomic.Pointer[config.Config] // as of the last reload
+	failed   chan error                    // a part that must not end has ended
+	cleanups []cleanup                     // undone last first
 	stop     sync.Once
 	stopErr  error
 }
@@ -100,20 +113,47 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.onStop("scratch folder", func(context.Context) error { return removeTree(scratch) })
 
-	plugins, err := host.New(host.Options{Plugins: specs, Scratch: scratch, Logger: o.Logger})
+	way := &router{store: st}
+	routing, err := newRouting(cfg)
 	if err != nil {
 		return nil, err
 	}
+	way.now.Store(routing)
+	free := &capacities{pool: device.NewPool(routing.devices, o.Now), router: way, log: o.Logger, wake: make(chan struct{}, 1)}
+	plugins, err := host.New(host.Options{
+		Plugins: specs, Scratch: scratch, Logger: o.Logger,
+		Hide: secrets(cfg), Jobs: filepath.Join(scratch, jobsFolder),
+		KeepGoing: !o.AllPlugins, Changed: free.changed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	free.host = plugins
+	n.plugins, n.router, n.free = plugins, way, free
+	n.config.Store(&cfg)
 	n.onStop("plugins", plugins.Stop)
 	if err := plugins.Start(ctx); err != nil {
 		return nil, err
 	}
 
-	if err := n.startWork(o, st, plugins, scratch); err != nil {
+	if err := n.startWork(o, st, free, scratch); err != nil {
 		return nil, err
 	}
 	o.Logger.Info("node started", "version", o.Version, "ae_title", cfg.AETitle, "listen", n.Addr().String(), "data", cfg.Data, "plugins", len(cfg.Plugins))
 	return n, nil
+}
+
+// jobsFolder holds, within the scratch folder, the series of each plugin's jobs.
+const jobsFolder = "jobs"
+
+// secrets are what no plugin may see: all that the node keeps, its keys and
+// the file that names them.
+func secrets(cfg config.Config) []string {
+	all := []string{cfg.Data, cfg.Scratch, cfg.File, cfg.TLS.Key}
+	for _, d := range cfg.Destinations {
+		all = append(all, d.TLS.Key)
+	}
+	return slices.DeleteFunc(all, func(path string) bool { return path == "" })
 }
 
 // storeOptions translates the configuration for the store.
@@ -127,8 +167,8 @@ func storeOptions(o Options) store.Options {
 
 // startWork starts what handles images, in the order in which Stop must end
 // it: first no more images come in, then the jobs end.
-func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch string) error {
-	cfg := o.Config
+func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch string) error {
+	cfg, plugins := o.Config, free.host
 	requeued, err := st.RequeueRunning()
 	if err != nil {
 		return fmt.Errorf("queue the jobs again that the last node left running: %w", err)
@@ -136,9 +176,13 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	if requeued > 0 {
 		o.Logger.Info("jobs interrupted by the last end of the node are queued again", "jobs", requeued)
 	}
+	results := filepath.Join(cfg.Data, resultsFolder)
+	if err := sweepResults(results, st); err != nil {
+		return err
+	}
 	asm := newAssembler(st, assemble.Rules{
 		Quiet: cfg.Series.Quiet, AssociationWait: cfg.Series.AssociationWait, GapWait: cfg.Series.GapWait,
-	}, cfg.Plugins, o.Logger, o.Now)
+	}, free.router, o.Logger, o.Now)
 	if err := asm.resume(); err != nil {
 		return err
 	}
@@ -147,26 +191,37 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	var group sync.WaitGroup
 	n.onStop("jobs", func(context.Context) error { cancel(); group.Wait(); return nil })
 	group.Go(func() { asm.run(ctx) })
-	for _, p := range cfg.Plugins {
-		d := &dispatcher{
-			store: st, host: plugins, plugin: p, jobs: cfg.Jobs, destinations: cfg.Destinations,
-			scratch: scratch, threads: threads(cfg), station: cfg.AETitle, software: o.Version, log: o.Logger, now: o.Now,
+	group.Go(func() { free.run(ctx) })
+	n.scheduler = &scheduler{
+		dispatcher: &dispatcher{
+			store: st, host: plugins, pool: free.pool, router: free.router, jobs: cfg.Jobs, destinations: cfg.Destinations,
+			scratch: scratch, results: results, station: cfg.AETitle, software: o.Version, log: o.Logger, now: o.Now,
+		},
+		take: ctx, work: ctx, pipelines: map[string]crew{},
+	}
+	group.Go(func() { <-ctx.Done(); n.scheduler.all.Wait() })
+	n.scheduler.arrange()
+	peers := newServices(cfg, st, asm.procedure, o.Logger, o.Now)
+	forwarders := map[string]*forwarder{}
+	peers.requester.Ended = func(t commitment.Transaction) error {
+		if f, ok := forwarders[t.Destination]; ok {
+			return f.ended(t)
 		}
-		w := worker{store: st, queue: task.AnalysisQueue(p.Name), log: o.Logger, now: o.Now, run: d.run}
-		for range p.Processes {
-			group.Go(func() { w.work(ctx) })
-		}
+		return nil // the destination is configured no more
 	}
 	for _, dest := range cfg.Destinations {
-		f := &forwarder{store: st, destination: dest, calling: cfg.AETitle, log: o.Logger, now: o.Now}
+		f := &forwarder{store: st, destination: dest, committer: peers.requester, calling: cfg.AETitle, log: o.Logger, now: o.Now}
 		if dest.CallingAETitle != "" {
 			f.calling = dest.CallingAETitle
 		}
-		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run}
+		forwarders[dest.Name] = f
+		w := worker{store: st, queue: task.DeliveryQueue(dest.Name), log: o.Logger, now: o.Now, run: f.run, hold: f.hold}
 		group.Go(func() { w.work(ctx) })
 	}
 
-	keep := &retention{store: st, rules: cfg.Retention, takers: asm.takers, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
+	peers.start(ctx, &group, worker{store: st, log: o.Logger, now: o.Now})
+
+	keep := &retention{store: st, rules: cfg.Retention, routes: asm.router.routes, destinations: cfg.Destinations, log: o.Logger, now: o.Now}
 	group.Go(func() { keep.run(ctx) })
 
 	if err := n.serveAdmin(o, st, plugins); err != nil {
@@ -179,6 +234,7 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	server := &dimse.Server{
 		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
 		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		Normalized:              peers.normalized(),
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {
@@ -190,7 +246,11 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		MaxAssociations: cfg.MaxAssociations,
 
 		MaxAssociationsPerAddress: cfg.MaxAssociationsPerAddress,
-		MaxFailuresPerAddress:     cfg.MaxFailuresPerAddress,
+		MaxOperations:             cfg.MaxOperations,
+
+		MaxBytesInFlight:           int64(cfg.MaxInFlight),
+		MaxBytesInFlightPerAddress: int64(cfg.MaxInFlightPerAddress),
+		MaxFailuresPerAddress:      cfg.MaxFailuresPerAddress,
 
 		ARTIM:    cfg.Timeouts.ARTIM,
 		Idle:     cfg.Timeouts.Idle,
@@ -215,7 +275,7 @@ func (n *Node) serveAdmin(o Options, st *store.Store, plugins *host.Host) error 
 	handler := &web.Handler{
 		Store:   st,
 		Logger:  o.Logger,
-		Plugins: func() []web.Plugin { return PluginViews(o.Config, plugins.Status()) },
+		Plugins: func() []web.Plugin { return PluginViews(*n.config.Load(), plugins.Status()) },
 		Status: web.Status{
 			Running: true, Version: o.Version, AETitle: o.Config.AETitle, Listen: n.Addr().String(), Started: o.Now(),
 		},
@@ -238,25 +298,17 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 			return fmt.Errorf("destination %s: %w", d.Name, err)
 		}
 	}
+	for _, p := range cfg.Peers {
+		if _, err := access.ClientTLS(p.TLS); p.TLS.Enabled && err != nil {
+			return fmt.Errorf("peer %s: %w", p.AETitle, err)
+		}
+	}
 	if cfg.TLS.Certificate == "" {
 		return nil
 	}
 	var err error
 	n.tls, err = access.NewServerTLS(cfg.TLS)
 	return err
-}
-
-// Reload reads the files of TLS again. Associations go on; on an error
-// everything stays as it is.
-func (n *Node) Reload() error {
-	if n.tls == nil {
-		return nil
-	}
-	if err := n.tls.Reload(); err != nil {
-		return fmt.Errorf("the files of TLS are not taken over: %w", err)
-	}
-	n.log.Info("the files of TLS were read again")
-	return nil
 }
 
 // Addr is the address that the DICOM listener is bound to.
@@ -327,34 +379,28 @@ func makeScratch(cfg config.Config) (string, error) {
 	return dir, nil
 }
 
-// threads is what one analysis may use: all cores, shared between the
-// processes that may run at once.
-func threads(cfg config.Config) int {
-	if cfg.Jobs.Threads > 0 {
-		return cfg.Jobs.Threads
-	}
-	processes := 0
-	for _, p := range cfg.Plugins {
-		processes += p.Processes
-	}
-	return max(runtime.NumCPU()/max(processes, 1), 1)
-}
-
 // Specs turns the configured plugins into what the host starts, and verifies
 // their models, so that a wrong one is named before anything runs.
 func Specs(cfg config.Config) ([]host.Spec, error) {
 	specs := make([]host.Spec, 0, len(cfg.Plugins))
 	for _, p := range cfg.Plugins {
-		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes}
-		if p.Model != "" {
-			if _, err := models.Load(p.Model); err != nil {
+		spec := host.Spec{Name: p.Name, Path: p.Path, SHA256: p.SHA256, Env: p.Env, Deadline: p.Deadline, Processes: p.Processes,
+			Memory: int64(p.Memory), Network: p.Network, Unconfined: p.Unconfined}
+		for _, m := range []struct{ flag, folder, task string }{
+			{"--model", p.Model, ""}, {"--classifier", p.Classifier, models.TaskNoduleClassification},
+		} {
+			if m.folder == "" {
+				continue
+			}
+			if _, err := models.Verify(m.folder, m.task); err != nil {
 				return nil, fmt.Errorf("plugin %s: %w", p.Name, err)
 			}
-			model, err := filepath.Abs(p.Model) // the process runs in a folder of its own
+			folder, err := filepath.Abs(m.folder) // the process runs in a folder of its own
 			if err != nil {
 				return nil, fmt.Errorf("plugin %s: find the model: %w", p.Name, err)
 			}
-			spec.Args = append(spec.Args, "--model", model)
+			spec.Args = append(spec.Args, m.flag, folder)
+			spec.Read = append(spec.Read, folder)
 		}
 		spec.Args = append(spec.Args, p.Args...)
 		specs = append(specs, spec)

@@ -170,6 +170,7 @@ func jobIn(state string, index int) func([]web.Job) bool {
 type pacs struct {
 	mu       sync.Mutex
 	answer   error // to the next C-STORE
+	refuse   func(data []byte) error
 	received [][]byte
 }
 
@@ -182,6 +183,9 @@ func (p *pacs) CStore(_ context.Context, req *dimse.StoreRequest) error {
 	defer p.mu.Unlock()
 	answer := p.answer
 	p.answer = nil
+	if answer == nil && p.refuse != nil {
+		answer = p.refuse(data)
+	}
 	if answer == nil {
 		p.received = append(p.received, data)
 	}
@@ -218,7 +222,7 @@ func (p *pacs) serve(t *testing.T, l net.Listener) string {
 }
 
 func destination(address string) config.Destination {
-	return config.Destination{Name: "pacs", AETitle: "PACS", Address: address, Timeout: 5 * time.Second, Backoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
+	return config.Destination{Name: "pacs", Results: []string{config.ResultSR}, AETitle: "PACS", Address: address, Timeout: 5 * time.Second, Backoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
 }
 
 // TestRoad: images in, report out, and a late image makes a second report that
@@ -462,7 +466,7 @@ func TestStartErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			tt.edit(&cfg)
-			_, err := node.Start(t.Context(), node.Options{Config: cfg, Version: "test", Logger: slog.New(slog.DiscardHandler)})
+			_, err := node.Start(t.Context(), node.Options{Config: cfg, Version: "test", Logger: slog.New(slog.DiscardHandler), AllPlugins: true})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("Start = %v, want %q", err, tt.want)
 			}

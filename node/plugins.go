@@ -10,7 +10,7 @@ import (
 func ConfiguredPlugins(cfg config.Config) []web.Plugin {
 	views := make([]web.Plugin, len(cfg.Plugins))
 	for i, p := range cfg.Plugins {
-		views[i] = web.Plugin{Name: p.Name, Path: p.Path, SHA256: p.SHA256, State: "not started", Modalities: p.Modalities, Models: []web.Model{}}
+		views[i] = web.Plugin{Name: p.Name, Path: p.Path, SHA256: p.SHA256, State: "not started", Modalities: p.Modalities, Devices: p.Devices, Models: []web.Model{}}
 	}
 	return views
 }
@@ -44,6 +44,9 @@ func pluginView(v web.Plugin, s host.Status) web.Plugin {
 	v.Kind = s.Description.Kind
 	v.Runtime = s.Description.Runtime
 	v.Reason = s.Problem
+	v.LastOutput = s.LastOutput
+	v.Isolation = s.Isolation.String()
+	v.MemoryBytes, v.MemoryLimitBytes = s.MemoryBytes, s.MemoryLimit
 	for _, m := range s.Description.Models {
 		v.Models = append(v.Models, web.Model(m))
 	}

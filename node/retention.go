@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"hilum/node/config"
+	"hilum/node/rule"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -25,7 +26,7 @@ const retentionPause = 10 * time.Minute
 type retention struct {
 	store        *store.Store
 	rules        config.Retention
-	takers       func(store.Series) []config.Plugin
+	routes       func(store.Series) ([]rule.Route, error)
 	destinations []config.Destination
 	log          *slog.Logger
 	now          func() time.Time
@@ -142,9 +143,9 @@ func (r *retention) histories() (map[string]*history, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid := result.Report.SOPInstanceUID; uid != "" {
-			h.reports = append(h.reports, uid)
-			byReport[uid] = h
+		for _, o := range result.All() {
+			h.reports = append(h.reports, o.SOPInstanceUID)
+			byReport[o.SOPInstanceUID] = h
 		}
 	}
 	for _, j := range jobs {
@@ -178,9 +179,13 @@ func (r *retention) unfinished(s store.Series, h *history) string {
 	case h.waiting != "":
 		return h.waiting
 	}
-	for _, p := range r.takers(s) {
-		if !h.ended[endedKey(p.Name, s.Revision)] {
-			return "plugin " + p.Name + " has not analysed it"
+	routes, err := r.routes(s)
+	if err != nil {
+		return err.Error()
+	}
+	for _, route := range routes {
+		if !h.ended[endedKey(route.Pipeline, s.Revision)] {
+			return "pipeline " + route.Pipeline + " has not analysed it"
 		}
 	}
 	return ""

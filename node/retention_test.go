@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hilum/node/config"
+	"hilum/node/rule"
 	"hilum/node/task"
 	"hilum/store"
 	"hilum/store/storetest"
@@ -122,7 +123,7 @@ func TestRetention(t *testing.T) {
 			tt.fill(c)
 			r := &retention{
 				store: c.s, rules: config.Retention{MaxAge: time.Hour}, destinations: []config.Destination{{Name: "pacs"}},
-				takers: func(store.Series) []config.Plugin { return []config.Plugin{{Name: "p"}} },
+				routes: func(store.Series) ([]rule.Route, error) { return []rule.Route{{Pipeline: "p"}}, nil },
 				log:    slog.New(slog.DiscardHandler), now: func() time.Time { return c.now.Add(tt.later) },
 			}
 			if err := r.pass(t.Context()); err != nil {
@@ -159,7 +160,7 @@ func TestRetentionBytes(t *testing.T) {
 		}
 	}
 	r := &retention{
-		store: c.s, rules: config.Retention{MaxBytes: 2500}, takers: func(store.Series) []config.Plugin { return nil },
+		store: c.s, rules: config.Retention{MaxBytes: 2500}, routes: func(store.Series) ([]rule.Route, error) { return nil, nil },
 		log: slog.New(slog.DiscardHandler), now: time.Now,
 	}
 	if err := r.pass(t.Context()); err != nil {
@@ -176,7 +177,7 @@ func TestRetentionJobs(t *testing.T) {
 	c := &retentionCase{t: t, s: storetest.MustOpen(t), now: time.Now()}
 	old, queued := c.analysis("1.7", store.JobDead), c.analysis("1.8", store.JobQueued)
 	r := &retention{
-		store: c.s, rules: config.Retention{MaxAge: time.Hour}, takers: func(store.Series) []config.Plugin { return nil },
+		store: c.s, rules: config.Retention{MaxAge: time.Hour}, routes: func(store.Series) ([]rule.Route, error) { return nil, nil },
 		log: slog.New(slog.DiscardHandler), now: func() time.Time { return c.now.Add(2 * time.Hour) },
 	}
 	if err := r.pass(t.Context()); err != nil {

@@ -19,14 +19,26 @@ type worker struct {
 	// run does the job and moves it to its next state in the store. An error
 	// means that it could not do so; the job is then put back.
 	run func(ctx context.Context, j store.Job) error
+	// hold returns until when no job shall be taken; nil: never.
+	hold func() time.Time
 }
 
 // retryQueue is how long a worker waits after an error of the store.
 const retryQueue = 5 * time.Second
 
+// heldPause is the least time between two looks at a job that is due and yet not to be
+// had, because another of its group goes first.
+const heldPause = 20 * time.Millisecond
+
 func (w worker) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := w.store.Changed() // before Lease: a change after it is not missed
+		if w.hold != nil {
+			if pause := w.hold().Sub(w.now()); pause > 0 {
+				w.wait(ctx, changed, pause)
+				continue
+			}
+		}
 		job, ok, err := w.store.Lease(w.queue)
 		switch {
 		case err != nil:
@@ -41,7 +53,7 @@ func (w worker) work(ctx context.Context) {
 		default:
 			pause := idle
 			if at, ok := w.store.NextRetry(w.queue); ok {
-				pause = max(at.Sub(w.now()), 0)
+				pause = max(at.Sub(w.now()), heldPause)
 			}
 			w.wait(ctx, changed, pause)
 		}

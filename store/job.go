@@ -24,6 +24,7 @@ type Job struct {
 	ID        string          `json:"id"` // given by the store: 1, 2, 3 …
 	Queue     string          `json:"queue"`
 	Key       string          `json:"key"`
+	Group     string          `json:"group,omitempty"` // jobs of one queue and group are leased in their order; see Lease
 	State     JobState        `json:"state"`
 	Reason    string          `json:"reason,omitempty"`
 	Attempts  int             `json:"attempts"`

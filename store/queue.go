@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,26 +60,28 @@ func (s *Store) Enqueue(j Job) (Job, bool, error) {
 }
 
 // Lease takes the oldest job of a queue that is queued, or whose retry is due,
-// and makes it running with one more attempt. It returns false when there is
-// none.
+// and makes it running with one more attempt. A job is passed over while an older
+// one of its group runs or waits for its retry: within a group the order is kept.
+// It returns false when there is none.
 func (s *Store) Lease(queue string) (Job, bool, error) {
 	// Most calls find nothing: they cost no write.
 	var ready bool
 	err := s.index.view(func(tx *bbolt.Tx) error {
-		_, ready = s.nextJob(tx, queue)
-		return nil
+		var err error
+		_, ready, err = s.nextJob(tx, queue)
+		return err
 	})
 	if err != nil || !ready {
-		return Job{}, false, err
+		return Job{}, false, unwrapLogical(err)
 	}
 	var j Job
 	var ok bool
 	err = s.updateJobs(func(tx *bbolt.Tx) error {
 		var n uint64
-		if n, ok = s.nextJob(tx, queue); !ok {
-			return nil
-		}
 		var err error
+		if n, ok, err = s.nextJob(tx, queue); !ok || err != nil {
+			return err
+		}
 		if j, err = getJob(tx, n); err != nil {
 			ok = false
 			return err
@@ -94,7 +97,61 @@ func (s *Store) Lease(queue string) (Job, bool, error) {
 	return j, ok, nil
 }
 
-// UpdateJob changes a job durably. ID, Queue, Key and Created stay as they are.
+// FindJob returns the job with this Queue and Key, if there is one.
+func (s *Store) FindJob(queue, key string) (j Job, ok bool, err error) {
+	err = s.index.view(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketJobKeys).Get([]byte(queue + "\x00" + key))
+		if len(b) != 8 {
+			return nil
+		}
+		j, err = getJob(tx, binary.BigEndian.Uint64(b))
+		ok = err == nil
+		return err
+	})
+	return j, ok, unwrapLogical(err)
+}
+
+// Peek returns the job that Lease would take, and leaves it where it is.
+func (s *Store) Peek(queue string) (j Job, ok bool, err error) {
+	err = s.index.view(func(tx *bbolt.Tx) error {
+		n, ready, err := s.nextJob(tx, queue)
+		if !ready || err != nil {
+			return err
+		}
+		j, err = getJob(tx, n)
+		ok = err == nil
+		return err
+	})
+	return j, ok, unwrapLogical(err)
+}
+
+// LeaseJob takes one job as Lease does, if it is still queued or its retry is due.
+func (s *Store) LeaseJob(id string) (j Job, ok bool, err error) {
+	n, err := jobNumber(id)
+	if err != nil {
+		return Job{}, false, err
+	}
+	err = s.updateJobs(func(tx *bbolt.Tx) (err error) {
+		ok = false
+		if j, err = getJob(tx, n); err != nil {
+			return err
+		}
+		if j.State != JobQueued && (j.State != JobRetry || j.NotBefore.After(s.o.Now())) {
+			return nil
+		}
+		old := j
+		j.State, j.NotBefore = JobRunning, time.Time{}
+		j.Attempts++
+		ok = true
+		return s.putJob(tx, n, &old, &j)
+	})
+	if err != nil {
+		return Job{}, false, err
+	}
+	return j, ok, nil
+}
+
+// UpdateJob changes a job durably. ID, Queue, Key, Group and Created stay as they are.
 // fn must be quick and must not call the store. An error of fn changes nothing
 // and is returned.
 func (s *Store) UpdateJob(id string, fn func(*Job) error) (Job, error) {
@@ -281,25 +338,66 @@ func (s *Store) enqueue(tx *bbolt.Tx, j Job) (Job, bool, error) {
 }
 
 // nextJob finds the job that Lease takes.
-func (s *Store) nextJob(tx *bbolt.Tx, queue string) (uint64, bool) {
-	c := tx.Bucket(bucketJobStates).Cursor()
-	var best uint64
-	ok := false
-	prefix := statePrefix(queue, JobQueued)
-	if k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 {
-		best, ok = binary.BigEndian.Uint64(k[len(prefix):]), true
+func (s *Store) nextJob(tx *bbolt.Tx, queue string) (uint64, bool, error) {
+	// What runs or waits for its retry holds up its group.
+	held := map[string]uint64{}
+	hold := func(n uint64) error {
+		j, err := getJob(tx, n)
+		if err != nil || j.Group == "" {
+			return err
+		}
+		if first, ok := held[j.Group]; !ok || n < first {
+			held[j.Group] = n
+		}
+		return nil
 	}
-	prefix = statePrefix(queue, JobRetry)
+	var due []uint64
+	c := tx.Bucket(bucketJobStates).Cursor()
+	prefix := statePrefix(queue, JobRetry)
 	now := uint64(max(0, s.o.Now().UnixNano()))
 	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+16; k, _ = c.Next() {
-		if binary.BigEndian.Uint64(k[len(prefix):]) > now {
-			break
-		}
-		if n := binary.BigEndian.Uint64(k[len(prefix)+8:]); !ok || n < best {
-			best, ok = n, true
+		n := binary.BigEndian.Uint64(k[len(prefix)+8:])
+		if binary.BigEndian.Uint64(k[len(prefix):]) <= now {
+			due = append(due, n)
+		} else if err := hold(n); err != nil {
+			return 0, false, err
 		}
 	}
-	return best, ok
+	prefix = statePrefix(queue, JobRunning)
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8; k, _ = c.Next() {
+		if err := hold(binary.BigEndian.Uint64(k[len(prefix):])); err != nil {
+			return 0, false, err
+		}
+	}
+	free := func(n uint64) (bool, error) {
+		if len(held) == 0 {
+			return true, nil
+		}
+		j, err := getJob(tx, n)
+		first, isHeld := held[j.Group]
+		return !isHeld || n < first, err
+	}
+	slices.Sort(due)
+	prefix = statePrefix(queue, JobQueued)
+	k, _ := c.Seek(prefix)
+	for {
+		queued := bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8
+		if !queued && len(due) == 0 {
+			return 0, false, nil
+		}
+		var n uint64
+		if queued {
+			n = binary.BigEndian.Uint64(k[len(prefix):])
+		}
+		if len(due) > 0 && (!queued || due[0] < n) {
+			n, due = due[0], due[1:]
+		} else {
+			k, _ = c.Next()
+		}
+		if ok, err := free(n); ok || err != nil {
+			return n, ok, err
+		}
+	}
 }
 
 func (s *Store) changeJob(tx *bbolt.Tx, id string, fn func(*Job) error) (Job, error) {
@@ -315,7 +413,7 @@ func (s *Store) changeJob(tx *bbolt.Tx, id string, fn func(*Job) error) (Job, er
 	if err := fn(&j); err != nil {
 		return Job{}, logical(err)
 	}
-	j.ID, j.Queue, j.Key, j.Created = old.ID, old.Queue, old.Key, old.Created
+	j.ID, j.Queue, j.Key, j.Group, j.Created = old.ID, old.Queue, old.Key, old.Group, old.Created
 	if err := checkJob(j); err != nil {
 		return Job{}, logical(err)
 	}

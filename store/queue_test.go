@@ -54,6 +54,49 @@ func TestQueueOrder(t *testing.T) {
 	}
 }
 
+// TestPeekAndLeaseJob: a job that was looked at can be taken once, and only
+// while it is ready.
+func TestPeekAndLeaseJob(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})
+	if _, ok, err := s.Peek("q"); ok || err != nil {
+		t.Errorf("Peek of an empty queue = %v, %v", ok, err)
+	}
+	enqueue(t, s, "q", "first")
+	second := enqueue(t, s, "q", "second")
+	if j, ok, err := s.Peek("q"); !ok || err != nil || j.Key != "first" || j.State != store.JobQueued || j.Attempts != 0 {
+		t.Errorf("Peek = %+v, %v, %v, want first as it is", j, ok, err)
+	}
+	if j, ok, err := s.LeaseJob(second.ID); !ok || err != nil || j.State != store.JobRunning || j.Attempts != 1 {
+		t.Errorf("LeaseJob = %+v, %v, %v, want second running", j, ok, err)
+	}
+	if _, ok, err := s.LeaseJob(second.ID); ok || err != nil {
+		t.Errorf("LeaseJob of a running job = %v, %v", ok, err)
+	}
+	if _, err := s.UpdateJob(second.ID, func(j *store.Job) error {
+		j.State, j.NotBefore = store.JobRetry, now.Add(time.Minute)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.LeaseJob(second.ID); ok || err != nil {
+		t.Errorf("LeaseJob before the retry is due = %v, %v", ok, err)
+	}
+	now = now.Add(time.Minute)
+	if j, ok, err := s.LeaseJob(second.ID); !ok || err != nil || j.Attempts != 2 {
+		t.Errorf("LeaseJob of a due retry = %+v, %v, %v", j, ok, err)
+	}
+	if _, _, err := s.LeaseJob("99"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("LeaseJob of no job = %v", err)
+	}
+	if j, ok, err := s.FindJob("q", "first"); !ok || err != nil || j.ID != "1" {
+		t.Errorf("FindJob = %+v, %v, %v", j, ok, err)
+	}
+	if _, ok, err := s.FindJob("q", "third"); ok || err != nil {
+		t.Errorf("FindJob of no job = %v, %v", ok, err)
+	}
+}
+
 func TestRetryAndWaiting(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})
@@ -252,4 +295,46 @@ func TestLeaseOnce(t *testing.T) {
 	if len(seen) != jobs {
 		t.Errorf("%d jobs were leased, want %d", len(seen), jobs)
 	}
+}
+
+// TestGroup: within a group an older job that waits for its retry holds up the younger;
+// other groups, and jobs of none, pass; what is done, dead or waiting holds up nobody.
+func TestGroup(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := storetest.MustOpenDir(t, t.TempDir(), store.Options{Now: func() time.Time { return now }})
+	put := func(key, group string) store.Job {
+		j, _, err := s.Enqueue(store.Job{Queue: "q", Key: key, Group: group})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	set := func(j store.Job, state store.JobState, in time.Duration) {
+		if _, err := s.UpdateJob(j.ID, func(j *store.Job) error {
+			j.State, j.NotBefore, j.Group = state, now.Add(in), "a group stays what it was"
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("a1", "a")
+	put("a2", "a")
+	put("b1", "b")
+	put("none", "")
+	a1 := lease(t, s, "q", "a1")
+	lease(t, s, "q", "b1") // a2 is held up by a1, which runs
+	set(a1, store.JobRetry, time.Minute)
+	lease(t, s, "q", "none")
+	lease(t, s, "q", "")
+	now = now.Add(time.Minute)
+	lease(t, s, "q", "a1") // due again, and the oldest
+	lease(t, s, "q", "")
+	set(a1, store.JobWaiting, 0)
+	a2 := lease(t, s, "q", "a2")
+	set(a1, store.JobQueued, 0) // by hand
+	set(a2, store.JobRetry, 0)
+	lease(t, s, "q", "a1")
+	lease(t, s, "q", "")
+	set(a1, store.JobDead, 0)
+	lease(t, s, "q", "a2")
 }

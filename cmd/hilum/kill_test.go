@@ -186,7 +186,7 @@ func TestKillDuringJob(t *testing.T) {
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("the killed plugin: %v, want gone", err)
 	}
-	if left, _ := os.ReadDir(filepath.Join(filepath.Dir(p.config), "data", "scratch")); len(left) > 1 {
-		t.Errorf("scratch folder holds %d entries after the job", len(left))
+	if left, err := os.ReadDir(filepath.Join(filepath.Dir(p.config), "data", "scratch", "jobs", "null")); err != nil || len(left) > 0 {
+		t.Errorf("the folder of the plugin's jobs holds %d entries after the job (%v)", len(left), err)
 	}
 }

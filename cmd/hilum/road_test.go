@@ -88,6 +88,30 @@ plugins:
 				reports, _ = filepath.Glob(filepath.Join(pacs, "SR*"))
 				return len(reports) == i+1
 			})
+			poll(t, "the end of the deliveries", time.Minute, func() bool {
+				for _, d := range list[struct{ State string }](p, "delivery", "list") {
+					if d.State != "done" {
+						return false
+					}
+				}
+				return true
+			})
+			if dciodvfy, err := exec.LookPath("dciodvfy"); err == nil { // outlines and pictures, too
+				outlines, _ := filepath.Glob(filepath.Join(pacs, "SG*"))
+				pictures, _ := filepath.Glob(filepath.Join(pacs, "SC*"))
+				if len(outlines) != i+1 || len(pictures) < i+1 {
+					all, _ := filepath.Glob(filepath.Join(pacs, "*"))
+					t.Errorf("%d segmentations and %d pictures at the PACS, want one and more a series: %q", len(outlines), len(pictures), all)
+				}
+				for _, file := range append(outlines, pictures...) {
+					out, _ := exec.Command(dciodvfy, file).CombinedOutput()
+					for line := range strings.SplitSeq(string(out), "\n") {
+						if strings.HasPrefix(line, "Error") {
+							t.Errorf("dciodvfy: %s: %s", filepath.Base(file), line)
+						}
+					}
+				}
+			}
 			for _, r := range reports {
 				out := run(t, dsrdump, r)
 				if !strings.Contains(out, "Imaging Measurement Report") {

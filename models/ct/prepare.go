@@ -77,6 +77,9 @@ type Prepared struct {
 	Geometry         // of the box
 	Data     []uint8 // window values, x fastest
 	Mask     *Mask   // the lungs on the same grid, before hull and dilation
+
+	sides  lungPair // on the part of the grid that was resampled; see Side
+	sideAt [3]int   // where the box begins in it
 }
 
 // Prepare makes a model's input from a CT. The steps are those of the spec, in
@@ -284,5 +287,6 @@ func crop(grid Geometry, around, box [3]span, data []uint8, lungs lungPair, thre
 		shifted[a] = span{-box[a].lo, around[a].len() - box[a].lo}
 	}
 	lungs.paint(out.Mask.Bits, g, shifted, threads)
+	out.sides, out.sideAt = lungs, [3]int{box[0].lo, box[1].lo, box[2].lo}
 	return out
 }

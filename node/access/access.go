@@ -89,8 +89,13 @@ func (r *Rules) Admit(_ context.Context, rq *dimse.AssociationRequest) (dimse.Ad
 
 // serviceOf names the service of an abstract syntax that the node accepts.
 func serviceOf(abstractSyntax string) string {
-	if abstractSyntax == dimse.VerificationSOPClass {
+	switch abstractSyntax {
+	case dimse.VerificationSOPClass:
 		return config.ServiceEcho
+	case dimse.StorageCommitmentSOPClass:
+		return config.ServiceCommitment
+	case dimse.PerformedProcedureStepSOPClass:
+		return config.ServiceMPPS
 	}
 	return config.ServiceStore
 }

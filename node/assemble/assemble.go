@@ -20,6 +20,15 @@ type Evidence struct {
 	Instances    int       // images stored
 	Completed    int       // images there were at the last completion, 0 if never complete
 	Geometry     Geometry  // of all images stored
+	Procedure    Procedure // what the scanner reported of the series
+}
+
+// Procedure is what completed performed procedure steps (MPPS) say of a series. The
+// zero value is nothing.
+type Procedure struct {
+	Step    string // SOP Instance UID of a completed step
+	Listed  int    // objects that the steps list in the series
+	Missing int    // and that are not stored
 }
 
 // Rules are the waits, from the configuration.
@@ -54,12 +63,24 @@ func Decide(e Evidence, r Rules) Verdict {
 	if gap := e.Geometry.Problem; gap != "" && r.GapWait > wait {
 		wait, doubt = r.GapWait, gap
 	}
+	// A step says what was made, not what was sent: with all of it here there is
+	// nothing to wait for, but what is missing may never be sent. Later images are
+	// beyond the list, and wait as without it.
+	listed := e.Procedure
+	if listed.Listed > 0 && listed.Missing == 0 && e.Completed < listed.Listed {
+		reason := fmt.Sprintf("%s, all that performed procedure step %s lists", images(e.Instances), listed.Step)
+		if e.Geometry.Problem != "" {
+			reason += ", although " + e.Geometry.Problem
+		}
+		return Verdict{Complete: true, Reason: reason}
+	}
 	quiet := max(e.Now.Sub(e.LastImage), 0)
 	if quiet < wait {
 		reason := fmt.Sprintf("%s, waiting for %s without a new one", images(e.Instances), wait)
 		if doubt != "" {
 			reason += ": " + doubt
 		}
+		reason += missing(listed)
 		return Verdict{Reason: reason, Again: e.LastImage.Add(wait)}
 	}
 	reason := fmt.Sprintf("%s, no new one for %s", images(e.Instances), wait)
@@ -71,10 +92,19 @@ func Decide(e Evidence, r Rules) Verdict {
 	case e.Geometry.Regular:
 		reason += ", slices evenly spaced without a gap"
 	}
+	reason += missing(listed)
 	if e.Completed > 0 {
 		reason += fmt.Sprintf(" (%d when last complete)", e.Completed)
 	}
 	return Verdict{Complete: true, Reason: reason}
+}
+
+// missing names what a performed procedure step lists and is not here.
+func missing(p Procedure) string {
+	if p.Missing == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d of the %d that performed procedure step %s lists are missing", p.Missing, p.Listed, p.Step)
 }
 
 func images(n int) string {

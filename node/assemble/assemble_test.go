@@ -35,6 +35,10 @@ func TestDecide(t *testing.T) {
 		{"gap for good", assemble.Evidence{Now: start.Add(5 * time.Minute), Instances: 9, Geometry: gap}, true, 0, "although a gap"},
 		{"nothing new since completion", assemble.Evidence{Now: start.Add(time.Hour), Instances: 9, Completed: 9}, false, 0, "no new image"},
 		{"late image", assemble.Evidence{Now: start.Add(time.Minute), Instances: 10, Completed: 9, Geometry: regular}, true, 0, "(9 when last complete)"},
+		{"all that a step lists", assemble.Evidence{Now: start.Add(time.Second), Instances: 9, Associations: 1, Geometry: gap, Procedure: assemble.Procedure{Step: "2.25.7", Listed: 9}}, true, 0, "all that performed procedure step 2.25.7 lists, although a gap"},
+		{"less than a step lists", assemble.Evidence{Now: start.Add(time.Second), Instances: 7, Procedure: assemble.Procedure{Step: "2.25.7", Listed: 9, Missing: 2}}, false, time.Minute, "2 of the 9 that performed procedure step 2.25.7 lists are missing"},
+		{"less than a step lists, for good", assemble.Evidence{Now: start.Add(time.Minute), Instances: 7, Procedure: assemble.Procedure{Step: "2.25.7", Listed: 9, Missing: 2}}, true, 0, "2 of the 9 that performed procedure step 2.25.7 lists are missing"},
+		{"late image beyond the list", assemble.Evidence{Now: start.Add(time.Second), Instances: 10, Completed: 9, Procedure: assemble.Procedure{Step: "2.25.7", Listed: 9}}, false, time.Minute, "10 images, waiting"},
 		{"clock set back", assemble.Evidence{Now: start.Add(-time.Hour), Instances: 10}, false, time.Minute, "waiting"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

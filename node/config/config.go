@@ -50,6 +50,12 @@ type Config struct {
 	MaxAssociationsPerAddress int `yaml:"max_associations_per_address"`
 	// Connections of one peer address that may fail within a minute (rejected for good, not DICOM, no request in time); above it they are closed unheard until the minute is over. 0: no limit.
 	MaxFailuresPerAddress int `yaml:"max_failures_per_address"`
+	// Images that one association may have on the way to the disk at once, where its peer can send on without waiting for each answer (asynchronous operations window). 1: one after the other.
+	MaxOperations int `yaml:"max_operations"`
+	// Bytes received and not answered yet, of all peers; above it nobody sends on without waiting for the answer.
+	MaxInFlight Bytes `yaml:"max_in_flight"`
+	// The same for one peer address.
+	MaxInFlightPerAddress Bytes `yaml:"max_in_flight_per_address"`
 	// Store objects of SOP classes that the standard does not name (private ones) too.
 	AcceptPrivateSOPClasses bool `yaml:"accept_private_sop_classes"`
 	// Accept associations that call the node by another AE title.
@@ -67,7 +73,13 @@ type Config struct {
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
 	Plugins      []Plugin      `yaml:"plugins"`
+	Devices      []Device      `yaml:"devices"`
+	Pipelines    []Pipeline    `yaml:"pipelines"`
+	Rules        []Rule        `yaml:"rules"`
 	Jobs         Jobs          `yaml:"jobs"`
+	Reports      Reports       `yaml:"reports"`
+	Commitment   Commitment    `yaml:"commitment"`
+	MPPS         MPPS          `yaml:"mpps"`
 	Retention    Retention     `yaml:"retention"`
 	Log          Log           `yaml:"log"`
 
@@ -105,14 +117,20 @@ type Peer struct {
 	Certificates []string `yaml:"certificates"`
 	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
 	Called []string `yaml:"called"`
-	// What it may do: `echo`, `store`. Empty: everything.
+	// What it may do: `echo`, `store`, `commitment` (ask for storage commitment, and report it), `mpps` (report performed procedure steps). Empty: everything.
 	Services []string `yaml:"services"`
+	// Host and port where it accepts associations, for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
+	ReportTo string `yaml:"report_to"`
+	// TLS with `report_to`.
+	TLS DestinationTLS `yaml:"tls"`
 }
 
 // The services of Peer.Services.
 const (
-	ServiceEcho  = "echo"
-	ServiceStore = "store"
+	ServiceEcho       = "echo"
+	ServiceStore      = "store"
+	ServiceCommitment = "commitment"
+	ServiceMPPS       = "mpps"
 )
 
 // The values of Config.UserIdentity.
@@ -158,8 +176,12 @@ type Destination struct {
 	AETitle string `yaml:"ae_title"`
 	// Host and port of the peer.
 	Address string `yaml:"address"`
+	// Kinds of result that are sent there: `sr` (structured report), `seg` (outlines, where the plugin draws any), `sc` (pictures for those who show neither), `gsps` (circles on the slices). The report is always made and kept; the others when a destination wants them.
+	Results []string `yaml:"results"`
 	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
 	CallingAETitle string `yaml:"calling_ae_title"`
+	// Ask for storage commitment, and count a result as delivered only when the peer has committed itself to keep it.
+	Commitment bool `yaml:"commitment"`
 	// TLS with this peer.
 	TLS DestinationTLS `yaml:"tls"`
 	// Time to wait for the connection and for each answer.
@@ -171,6 +193,14 @@ type Destination struct {
 	// Longest wait between two deliveries.
 	MaxBackoff time.Duration `yaml:"max_backoff"`
 }
+
+// The values of Destination.Results.
+const (
+	ResultSR   = "sr"
+	ResultSEG  = "seg"
+	ResultSC   = "sc"
+	ResultGSPS = "gsps"
+)
 
 // DestinationTLS is how the node connects to a destination under TLS. Its files
 // are read for each delivery.
@@ -195,6 +225,8 @@ type Plugin struct {
 	Path string `yaml:"path"`
 	// Folder of the model (`model.onnx` and `model.json`), handed to the program as `--model`. Empty: none.
 	Model string `yaml:"model"`
+	// Folder of a model that judges what `model` found, handed to the program as `--classifier`. Empty: none.
+	Classifier string `yaml:"classifier"`
 	// Further arguments of the program, as written here.
 	Args []string `yaml:"args"`
 	// Environment of the program as `KEY=value`, beside the few variables that every plugin gets; nothing of the node's own environment reaches it.
@@ -205,9 +237,87 @@ type Plugin struct {
 	Deadline time.Duration `yaml:"deadline"`
 	// Processes of this plugin, and so series that it analyses at the same time.
 	Processes int `yaml:"processes"`
-	// Modalities whose series go to this plugin.
+	// Memory that one process may use, with all that it starts, such as `4GiB`; above it the process is killed. The memory of a GPU does not count. 0: three quarters of the machine's.
+	Memory Bytes `yaml:"memory"`
+	// Leave the plugin the network of the node, for one that asks a server.
+	Network bool `yaml:"network"`
+	// Leave the plugin all that the node's user may do, for one that does not work otherwise; its memory stays limited. `hilum plugin list` shows what holds each plugin.
+	Unconfined bool `yaml:"unconfined"`
+	// Devices that its jobs may run on, the best first: `cpu`, or names of `devices`.
+	Devices []string `yaml:"devices"`
+	// When a later one of `devices` is taken: `failed`, for a series that failed on an earlier one; `busy`, for that and when the earlier ones have no room; `never`.
+	Fallback string `yaml:"fallback"`
+	// Share of the device's memory that one of its jobs takes, such as `4GB`. It counts only on devices with a `memory`.
+	DeviceMemory Bytes `yaml:"device_memory"`
+	// Modalities whose series go to this plugin, where there are no `rules`.
 	Modalities []string `yaml:"modalities"`
 }
+
+// The values of Plugin.Fallback.
+const (
+	FallbackFailed = "failed"
+	FallbackBusy   = "busy"
+	FallbackNever  = "never"
+)
+
+// CPU is the device that every node has.
+const CPU = "cpu"
+
+// Device is a piece of the machine that analyses run on and share.
+type Device struct {
+	// Name of the device as its plugins know it, such as `cuda:0`, unique. `cpu` is there without being written; to write it is to limit it.
+	Name string `yaml:"name"`
+	// Jobs that may run on it at a time. 0: one on a GPU, on the CPU as many as all plugins have processes.
+	Slots int `yaml:"slots"`
+	// Memory that its jobs may take together, each the `device_memory` of its plugin. 0: not counted.
+	Memory Bytes `yaml:"memory"`
+	// Threads of the CPU that its jobs share. 0: all cores. `jobs.threads`, where it is written, is what each job gets.
+	Threads int `yaml:"threads"`
+}
+
+// Pipeline is a chain of plugins: each gets the findings of the one before it,
+// and what the last returns is the result.
+type Pipeline struct {
+	// Name of the pipeline in rules, jobs and results, unique among pipelines and plugins. A plugin alone is a pipeline of its own name, which need not be written.
+	Name string `yaml:"name"`
+	// Its plugins in order: a detector, then classifiers of what it found.
+	Plugins []string `yaml:"plugins"`
+}
+
+// Rule sends series to a pipeline. It applies when all its conditions hold, and
+// a condition holds when one of its values fits: a text (`*` and `?` stand for
+// others, capitals do not matter), a range of numbers (`1..2.5`, `<=3`), an empty
+// text for what the series does not have, `!` before any of these for not.
+type Rule struct {
+	// Name of the rule in `hilum rule test`, unique.
+	Name string `yaml:"name"`
+	// Pipeline, or plugin, that the series goes to. Every rule that applies counts. Without any rules, each plugin takes the series of its `modalities`.
+	Pipeline string `yaml:"pipeline"`
+	// `urgent` series are analysed before `routine` ones.
+	Priority string `yaml:"priority"`
+	// The rule applies only to series that no other rule takes.
+	Fallback bool `yaml:"fallback"`
+	// Values of Modality (0008,0060), such as `CT`. This and the other conditions of a rule are lists of which one value must fit: a text (`*` and `?` stand for other characters, capitals do not matter), a range such as `1..2.5` or `<=3`, an empty text for nothing, or `!` and one of these for not. Empty: anything.
+	Modality []string `yaml:"modality"`
+	// Values of Body Part Examined (0018,0015).
+	BodyPart []string `yaml:"body_part"`
+	// Values of Slice Thickness (0018,0050) in mm.
+	SliceThickness []string `yaml:"slice_thickness"`
+	// Values of Convolution Kernel (0018,1210).
+	Kernel []string `yaml:"kernel"`
+	// Values of Series Description (0008,103E).
+	Description []string `yaml:"description"`
+	// AE titles of the peers that sent the series.
+	CallingAE []string `yaml:"calling_ae"`
+	// Values of any other attribute of the first image, each as `Keyword=value`, such as `ImageType=ORIGINAL`; a keyword may come several times.
+	Header []string `yaml:"header"`
+}
+
+// The values of Rule.Priority.
+const (
+	PriorityRoutine = "routine"
+	PriorityUrgent  = "urgent"
+)
 
 // Jobs says how analyses are run and repeated.
 type Jobs struct {
@@ -220,6 +330,43 @@ type Jobs struct {
 	// Threads that one analysis may use. 0: all cores, shared between the processes that may run at once.
 	Threads int `yaml:"threads"`
 }
+
+// Reports says how often the node tries to reach the `report_to` of a peer.
+type Reports struct {
+	// Tries before a report is given up and marked dead. 0: as long as it takes.
+	Attempts int `yaml:"attempts"`
+	// Wait after the first failed try; it doubles with each further one.
+	Backoff time.Duration `yaml:"backoff"`
+	// Longest wait between two tries.
+	MaxBackoff time.Duration `yaml:"max_backoff"`
+	// Time to wait for the connection and for each answer.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// MPPS is about the performed procedure steps (MPPS) that peers report.
+type MPPS struct {
+	// Forget a performed procedure step this long after its last message.
+	Keep time.Duration `yaml:"keep"`
+}
+
+// Commitment is storage commitment: what peers ask of the node, and what the node
+// asks of destinations.
+type Commitment struct {
+	// Where the outcome is told that a peer asked for: `open`: on the association of the request while that is open, else on a new one; `new`: always on a new one.
+	Report string `yaml:"report"`
+	// Read every image and compare it with its checksum before it is called committed. `false`: believe the disk, which `hilum store check` looks after.
+	Verify bool `yaml:"verify"`
+	// Time a destination has to tell the outcome that the node asked for.
+	Wait time.Duration `yaml:"wait"`
+	// Time the association of such a request stays open for it.
+	Linger time.Duration `yaml:"linger"`
+}
+
+// The values of Commitment.Report.
+const (
+	ReportOpen = "open"
+	ReportNew  = "new"
+)
 
 // Retention says when stored series are deleted. Only what is finished goes:
 // whole, analysed or given up by every plugin that takes it, its reports accepted
@@ -249,19 +396,19 @@ const (
 
 // Default returns the configuration of a node that was told nothing.
 func Default() Config {
-	c, _, _ := defaults()
+	c, _, _, _ := defaults()
 	return c
 }
 
 // DefaultPlugin returns a plugin of which only the defaults are filled in.
 func DefaultPlugin() Plugin {
-	_, _, p := defaults()
+	_, _, p, _ := defaults()
 	return p
 }
 
 // defaults is the one place where defaults are written: of the whole, of a
-// destination and of a plugin.
-func defaults() (Config, Destination, Plugin) {
+// destination, of a plugin and of a rule.
+func defaults() (Config, Destination, Plugin, Rule) {
 	c := Config{
 		AETitle:         "HILUM",
 		Listen:          "127.0.0.1:11112",
@@ -273,17 +420,38 @@ func defaults() (Config, Destination, Plugin) {
 
 		MaxAssociationsPerAddress: 50,
 		MaxFailuresPerAddress:     60,
+		MaxOperations:             8,
+		MaxInFlight:               256 << 20,
+		MaxInFlightPerAddress:     64 << 20,
 
 		UnknownPeers: UnknownAccept,
 		UserIdentity: IdentityIgnored,
 		Timeouts:     Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
 		Series:       Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},
 		Jobs:         Jobs{Attempts: 3, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute},
+		Reports:      Reports{Attempts: 200, Backoff: 10 * time.Second, MaxBackoff: 10 * time.Minute, Timeout: 30 * time.Second},
+		MPPS:         MPPS{Keep: 30 * 24 * time.Hour},
+		Commitment:   Commitment{Report: ReportOpen, Wait: 24 * time.Hour, Linger: 10 * time.Second},
 		Log:          Log{Level: "info", Format: "text"},
 	}
-	d := Destination{Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
-	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"}}
-	return c, d, p
+	d := Destination{Results: []string{ResultSR, ResultSEG, ResultSC}, Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute}
+	p := Plugin{Deadline: 15 * time.Minute, Processes: 1, Devices: []string{CPU}, Fallback: FallbackFailed, Modalities: []string{"CT"}}
+	return c, d, p, Rule{Priority: PriorityRoutine}
+}
+
+// ReportTo says where the peer of an AE title accepts associations.
+func (c *Config) ReportTo(aeTitle string) (Destination, bool) {
+	for _, p := range c.Peers {
+		if p.AETitle == aeTitle && p.ReportTo != "" {
+			return Destination{Name: p.AETitle, AETitle: p.AETitle, Address: p.ReportTo, TLS: p.TLS, Timeout: c.Reports.Timeout}, true
+		}
+	}
+	for _, d := range c.Destinations {
+		if d.AETitle == aeTitle {
+			return d, true
+		}
+	}
+	return Destination{}, false
 }
 
 // SlogLevel returns the level as log/slog knows it; Validate has made sure

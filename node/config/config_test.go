@@ -75,14 +75,14 @@ plugins:
 		t.Fatalf("Load = %v, want nil", err)
 	}
 	wantDestination := config.Destination{
-		Name: "pacs", AETitle: "PACS", Address: "127.0.0.1:11113", CallingAETitle: "HILUM",
+		Name: "pacs", AETitle: "PACS", Address: "127.0.0.1:11113", CallingAETitle: "HILUM", Results: []string{"sr", "seg", "sc"},
 		Timeout: 30 * time.Second, Backoff: 5 * time.Second, MaxBackoff: 10 * time.Minute,
 	}
 	wantPlugin := config.Plugin{
 		Name: "lungnodule", Path: filepath.Join(folder, "bin/plugins/lungnodule"), Model: filepath.Join(folder, "models/nodule-blob"),
-		Deadline: 15 * time.Minute, Processes: 1, Modalities: []string{"CT"},
+		Deadline: 15 * time.Minute, Processes: 1, Devices: []string{"cpu"}, Fallback: config.FallbackFailed, Modalities: []string{"CT"},
 	}
-	if len(got.Destinations) != 1 || got.Destinations[0] != wantDestination {
+	if len(got.Destinations) != 1 || !reflect.DeepEqual(got.Destinations[0], wantDestination) {
 		t.Errorf("Destinations = %+v, want one: %+v", got.Destinations, wantDestination)
 	}
 	if len(got.Plugins) != 1 || !reflect.DeepEqual(got.Plugins[0], wantPlugin) {

@@ -64,12 +64,16 @@ func (c *Config) complete() {
 			c.Destinations[i].CallingAETitle = c.AETitle
 		}
 		d := &c.Destinations[i]
-		if d.TLS.Enabled && d.TLS.Certificate == "" && d.TLS.Key == "" {
-			d.TLS.Certificate, d.TLS.Key = c.TLS.Certificate, c.TLS.Key
-		}
+		d.TLS.complete(c.TLS)
 		if !c.written(fmt.Sprintf("destinations[%d].max_backoff", i)) {
 			d.MaxBackoff = max(d.MaxBackoff, d.Backoff)
 		}
+	}
+	for i := range c.Peers {
+		c.Peers[i].TLS.complete(c.TLS)
+	}
+	if !c.written("reports.max_backoff") {
+		c.Reports.MaxBackoff = max(c.Reports.MaxBackoff, c.Reports.Backoff)
 	}
 	if !c.written("series.association_wait") {
 		c.Series.AssociationWait = associationQuiets * c.Series.Quiet
@@ -80,6 +84,19 @@ func (c *Config) complete() {
 	if !c.written("jobs.max_backoff") {
 		c.Jobs.MaxBackoff = max(c.Jobs.MaxBackoff, c.Jobs.Backoff)
 	}
+}
+
+// complete has the node show its own certificate where there is no other.
+func (t *DestinationTLS) complete(own TLS) {
+	if t.Enabled && t.Certificate == "" && t.Key == "" {
+		t.Certificate, t.Key = own.Certificate, own.Key
+	}
+}
+
+func (t *DestinationTLS) resolve(path func(*string)) {
+	path(&t.CA)
+	path(&t.Certificate)
+	path(&t.Key)
 }
 
 // written tells whether the file has the key.
@@ -105,13 +122,15 @@ func finish(c Config, folder string) (Config, error) {
 	resolve(&c.TLS.Key)
 	resolve(&c.TLS.ClientCA)
 	for i := range c.Destinations {
-		resolve(&c.Destinations[i].TLS.CA)
-		resolve(&c.Destinations[i].TLS.Certificate)
-		resolve(&c.Destinations[i].TLS.Key)
+		c.Destinations[i].TLS.resolve(resolve)
+	}
+	for i := range c.Peers {
+		c.Peers[i].TLS.resolve(resolve)
 	}
 	for i := range c.Plugins {
 		resolve(&c.Plugins[i].Path)
 		resolve(&c.Plugins[i].Model)
+		resolve(&c.Plugins[i].Classifier)
 	}
 	return c, nil
 }

@@ -20,10 +20,13 @@ func Reference() (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString("| key | default | meaning |\n|---|---|---|\n")
-	c, destination, plugin := defaults()
+	c, destination, plugin, rule := defaults()
 	items := map[reflect.Type]reflect.Value{
 		reflect.TypeFor[Destination](): reflect.ValueOf(destination),
 		reflect.TypeFor[Plugin]():      reflect.ValueOf(plugin),
+		reflect.TypeFor[Rule]():        reflect.ValueOf(rule),
+		reflect.TypeFor[Device]():      reflect.ValueOf(Device{}),
+		reflect.TypeFor[Pipeline]():    reflect.ValueOf(Pipeline{}),
 		reflect.TypeFor[Peer]():        reflect.ValueOf(Peer{}),
 		reflect.TypeFor[User]():        reflect.ValueOf(User{}),
 	}

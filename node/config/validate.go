@@ -17,9 +17,12 @@ const (
 	maxPDU          = 16 << 20 // a PDU is held in memory, per association
 	maxAssociations = 10_000   // each costs buffers and a file descriptor
 	maxFailures     = 100_000  // more is no limit
+	maxOperations   = 256      // each may hold a buffer
+	minInFlight     = 1 << 20  // less makes every peer wait for each answer
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
 	maxThreads      = 1024     // more than any machine has cores
+	maxRuleName     = 64       // a column of a table
 	minQuiet        = time.Millisecond
 	maxAETitle      = 16 // PS3.5 6.2, VR AE
 	maxModality     = 16 // PS3.5 6.2, VR CS
@@ -31,8 +34,13 @@ var (
 	policies     = []string{"keep-first", "replace", "reject"}
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
+	results      = []string{ResultSR, ResultSEG, ResultSC, ResultGSPS}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
-	services     = []string{ServiceEcho, ServiceStore}
+	services     = []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS}
+	reports      = []string{ReportOpen, ReportNew}
+	fallbacks    = []string{FallbackFailed, FallbackBusy, FallbackNever}
+	priorities   = []string{PriorityRoutine, PriorityUrgent}
+	deviceRule   = regexp.MustCompile(`^[a-z][a-z0-9]{0,31}(:[0-9]{1,3})?$`)
 	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
@@ -58,6 +66,9 @@ func (c *Config) validate(p *problems) {
 	v.between("max_associations", c.MaxAssociations, 1, maxAssociations)
 	v.between("max_associations_per_address", c.MaxAssociationsPerAddress, 0, maxAssociations)
 	v.between("max_failures_per_address", c.MaxFailuresPerAddress, 0, maxFailures)
+	v.between("max_operations", c.MaxOperations, 1, maxOperations)
+	v.atLeast("max_in_flight", c.MaxInFlight, minInFlight)
+	v.atLeast("max_in_flight_per_address", c.MaxInFlightPerAddress, minInFlight)
 	v.positive("timeouts.artim", c.Timeouts.ARTIM)
 	v.positive("timeouts.idle", c.Timeouts.Idle)
 	v.notNegative("timeouts.lifetime", c.Timeouts.Lifetime)
@@ -73,6 +84,13 @@ func (c *Config) validate(p *problems) {
 	v.between("jobs.attempts", c.Jobs.Attempts, 1, maxAttempts)
 	v.backoff("jobs", c.Jobs.Backoff, c.Jobs.MaxBackoff)
 	v.between("jobs.threads", c.Jobs.Threads, 0, maxThreads)
+	v.oneOf("commitment.report", c.Commitment.Report, reports)
+	v.between("reports.attempts", c.Reports.Attempts, 0, maxAttempts)
+	v.backoff("reports", c.Reports.Backoff, c.Reports.MaxBackoff)
+	v.positive("reports.timeout", c.Reports.Timeout)
+	v.positive("mpps.keep", c.MPPS.Keep)
+	v.positive("commitment.wait", c.Commitment.Wait)
+	v.notNegative("commitment.linger", c.Commitment.Linger)
 	v.oneOf("duplicates", c.Duplicates, policies)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
@@ -80,6 +98,9 @@ func (c *Config) validate(p *problems) {
 	v.users(c)
 	v.destinations(c)
 	v.plugins(c)
+	v.devices(c)
+	v.pipelines(c)
+	v.rules(c)
 }
 
 type validator struct {
@@ -131,6 +152,10 @@ func (v validator) peers(c *Config) {
 		for j, s := range p.Services {
 			v.oneOf(fmt.Sprintf("%s.services[%d]", key, j), s, services)
 		}
+		if p.ReportTo != "" {
+			v.address(key+".report_to", p.ReportTo)
+		}
+		v.destinationTLS(key, p.TLS)
 	}
 }
 
@@ -177,16 +202,26 @@ func (v validator) destinations(c *Config) {
 		if v.address(key+".address", d.Address) && d.Address == c.Listen {
 			v.problem(key+".address", "%s is this node: its results would come back to it", d.Address)
 		}
-		v.tls(key+".tls", d.TLS.Certificate, d.TLS.Key)
-		if !d.TLS.Enabled && d.TLS != (DestinationTLS{}) {
-			v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
+		v.destinationTLS(key, d.TLS)
+		if len(d.Results) == 0 {
+			v.problem(key+".results", "the list is empty: nothing would ever be sent there")
 		}
-		if strings.ContainsAny(d.TLS.ServerName, " /:") {
-			v.problem(key+".tls.server_name", "%q is not the name of a host", d.TLS.ServerName)
+		for j, r := range d.Results {
+			v.oneOf(fmt.Sprintf("%s.results[%d]", key, j), r, results)
 		}
 		v.positive(key+".timeout", d.Timeout)
 		v.between(key+".attempts", d.Attempts, 0, maxAttempts)
 		v.backoff(key, d.Backoff, d.MaxBackoff)
+	}
+}
+
+func (v validator) destinationTLS(key string, t DestinationTLS) {
+	v.tls(key+".tls", t.Certificate, t.Key)
+	if !t.Enabled && t != (DestinationTLS{}) {
+		v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
+	}
+	if strings.ContainsAny(t.ServerName, " /:") {
+		v.problem(key+".tls.server_name", "%q is not the name of a host", t.ServerName)
 	}
 }
 
@@ -206,6 +241,7 @@ func (v validator) plugins(c *Config) {
 		}
 		v.positive(key+".deadline", pl.Deadline)
 		v.between(key+".processes", pl.Processes, 1, maxProcesses)
+		v.devicesOf(c, key, pl)
 		if len(pl.Modalities) == 0 {
 			v.problem(key+".modalities", "the list is empty: no series would ever go to this plugin")
 		}
@@ -296,6 +332,12 @@ func (v validator) required(key, s string) {
 		v.problem(key, "missing: write a path")
 	} else if strings.ContainsRune(s, 0) {
 		v.problem(key, "%q is not a path", s)
+	}
+}
+
+func (v validator) atLeast(key string, n, least Bytes) {
+	if n < least {
+		v.problem(key, "%s is too little: write at least %s", n, least)
 	}
 }
 

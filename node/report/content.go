@@ -44,18 +44,29 @@ var (
 	codeNodule         = code{"27925004", "SCT", "Nodule"}
 	codeFindingSite    = code{"363698007", "SCT", "Finding Site"}
 	codeLung           = code{"39607008", "SCT", "Lung"}
+	codeLaterality     = code{"272741003", "SCT", "Laterality"}
+	codeRight          = code{"24028007", "SCT", "Right"}
+	codeLeft           = code{"7771000", "SCT", "Left"}
 	codeRegion         = code{"111030", "DCM", "Image Region"}
-	codeLongAxis       = code{"103339001", "SCT", "Long Axis"}
+	codeLongAxis       = code{"103339001", "SCT", "Long axis"}
+	codeShortAxis      = code{"103340004", "SCT", "Short axis"}
+	codeDiameter       = code{"81827009", "SCT", "Diameter"}
+	codeVolume         = code{"118565006", "SCT", "Volume"}
 	codeCertainty      = code{"111012", "DCM", "Certainty of Finding"}
 	codeCancer         = code{"111047", "DCM", "Probability of cancer"}
 	codeAlgorithm      = code{"111001", "DCM", "Algorithm Name"}
 	codeVersion        = code{"111003", "DCM", "Algorithm Version"}
 	codeParameters     = code{"111002", "DCM", "Algorithm Parameters"}
 	codeEvaluations    = code{"C0034375", "UMLS", "Qualitative Evaluations"}
+	codeAbnormal       = code{"49755003", "SCT", "Morphologically Abnormal Structure"}
+	codeSegmentation   = code{"113076", "DCM", "Segmentation"}
+	codeSourceImage    = code{"121322", "DCM", "Source image for image processing operation"}
+	codeAI             = code{"123110", "DCM", "Artificial Intelligence"}
 	codeNotSeen        = code{"47492008", "SCT", "Not seen"}
 	codeComment        = code{"121106", "DCM", "Comment"}
 
 	unitMM      = code{"mm", "UCUM", "millimeter"}
+	unitMM3     = code{"mm3", "UCUM", "cubic millimeter"}
 	unitPercent = code{"%", "UCUM", "Percent"}
 	unitPixels  = code{"{pixels}", "UCUM", "pixels"}
 )
@@ -125,6 +136,11 @@ func (c *content) container(relationship string, name code, template string, chi
 
 func (c *content) code(relationship string, name, value code) item {
 	return c.value(relationship, "CODE", name, nil, dataset.Sequence(dicomtag.ConceptCodeSequence, c.codeItem(value)))
+}
+
+// codeWith is a CODE with children of its own.
+func (c *content) codeWith(relationship string, name, value code, children ...item) item {
+	return c.value(relationship, "CODE", name, children, dataset.Sequence(dicomtag.ConceptCodeSequence, c.codeItem(value)))
 }
 
 func (c *content) text(relationship string, name code, s string) item {

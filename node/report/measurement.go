@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 
 	"hilum/dimse/dataset"
@@ -87,29 +86,61 @@ func imageLibrary(c *content, in Input) item {
 
 // measurementGroup is one finding: TID 1410, whose region may be a single point.
 func measurementGroup(c *content, in Input, f api.Finding, number int) item {
-	id := nonEmpty(f.ID, strconv.Itoa(number))
-	plugin := in.Result.Description.Name
+	track := in.track(number - 1)
 	children := []item{
-		c.text(obsContext, codeTrackingID, plugin+" "+id),
-		c.uid(obsContext, codeTrackingUID, dataset.StableUID("finding", in.SeriesInstanceUID, plugin, id)),
+		c.text(obsContext, codeTrackingID, track.ID),
+		c.uid(obsContext, codeTrackingUID, track.UID),
 	}
 	children = append(children, algorithm(c, conceptMod, in.Result)...)
 	children = append(children,
 		c.code(contains, codeFinding, codeNodule),
-		c.code(conceptMod, codeFindingSite, codeLung),
+		findingSite(c, f.Site),
 		c.point(contains, codeRegion, f.Center, in.Header.String(dicomtag.FrameOfReferenceUID)),
 	)
-	if f.DiameterMM > 0 { // zero: not measured
-		children = append(children, c.number(contains, codeLongAxis, hundredths(f.DiameterMM), unitMM))
+	add := func(name code, value float64, unit code) {
+		if value > 0 { // zero: not measured
+			children = append(children, c.number(contains, name, hundredths(value), unit))
+		}
 	}
+	if f.LongAxisMM > 0 {
+		add(codeLongAxis, f.LongAxisMM, unitMM)
+		add(codeShortAxis, f.ShortAxisMM, unitMM)
+		add(codeDiameter, f.DiameterMM, unitMM)
+	} else { // the only diameter there is
+		add(codeLongAxis, f.DiameterMM, unitMM)
+	}
+	add(codeVolume, f.VolumeMM3, unitMM3)
 	children = append(children, c.number(contains, codeCertainty, hundredths(100*f.Probability), unitPercent))
 	if f.Malignancy != nil {
 		children = append(children, c.number(contains, codeCancer, hundredths(100**f.Malignancy), unitPercent))
+	}
+	if f.Texture != "" {
+		children = append(children, c.text(contains, codeComment, fmt.Sprintf("Texture: %s (probability %.2f).", f.Texture, f.TextureProbability)))
 	}
 	if f.Label != "" && !strings.EqualFold(f.Label, codeNodule.meaning) {
 		children = append(children, c.text(contains, codeComment, f.Label))
 	}
 	return c.container(contains, codeGroup, "1410", children...)
+}
+
+// sites says where a finding is in terms of SNOMED: CID 4030 and its lobes.
+var sites = map[api.Site]struct{ site, side code }{
+	api.SiteRightLung:       {codeLung, codeRight},
+	api.SiteLeftLung:        {codeLung, codeLeft},
+	api.SiteRightUpperLobe:  {code{"45653009", "SCT", "Upper lobe of right lung"}, codeRight},
+	api.SiteRightMiddleLobe: {code{"72481006", "SCT", "Middle lobe of right lung"}, codeRight},
+	api.SiteRightLowerLobe:  {code{"266005", "SCT", "Lower lobe of right lung"}, codeRight},
+	api.SiteLeftUpperLobe:   {code{"44714003", "SCT", "Upper lobe of left lung"}, codeLeft},
+	api.SiteLeftLowerLobe:   {code{"41224006", "SCT", "Lower lobe of left lung"}, codeLeft},
+}
+
+// findingSite is the lung, with its side and lobe where the plugin knows them.
+func findingSite(c *content, site api.Site) item {
+	known, ok := sites[site]
+	if !ok {
+		return c.code(conceptMod, codeFindingSite, codeLung)
+	}
+	return c.codeWith(conceptMod, codeFindingSite, known.site, c.code(conceptMod, codeLaterality, known.side))
 }
 
 // hundredths drops digits that no measurement has, and that a viewer would show.
@@ -145,6 +176,9 @@ func evaluations(c *content, in Input) []item {
 			c.text(contains, codeFinding, fmt.Sprintf("No nodule found by %s %s in %d images.", in.Result.Description.Name, in.Result.Description.Version, len(in.Images))),
 		)
 		out = append(out, algorithm(c, contains, in.Result)...)
+	}
+	if p := in.Result.Malignancy; p != nil {
+		out = append(out, c.text(contains, codeComment, fmt.Sprintf("Probability that any nodule is malignant, computed from the most probable findings: %.1f %%.", 100**p)))
 	}
 	for _, note := range in.Result.Notes {
 		if strings.TrimSpace(note) != "" {

@@ -5,16 +5,22 @@
 // in the frame of reference of the images. The document names exactly the images that
 // were analysed, the plugin, its version and the hash of each model.
 //
-// It refuses what would be a wrong report: findings with numbers that are none, images
-// that are not named, positions without a frame of reference. It does not look at
-// pixels, and it logs nothing: everything here is patient data.
+// For viewers that show no SR there are three more: SEG draws the masks of the findings
+// as a Segmentation (A.51) on the grid of the images, GSPS lays circles over them as a
+// Grayscale Softcopy Presentation State (A.33.1), and Captures are plain pictures
+// (Secondary Capture, A.8.1). A nodule has the same Tracking UID in SR and SEG, and in
+// the results of later revisions of its series (Track).
+//
+// The package refuses what would be a wrong report: findings with numbers that are none,
+// images that are not named, positions without a frame of reference. It decodes no
+// pixels of the source: the pictures of a Capture are the plugin's. It logs nothing:
+// everything here is patient data.
 package report
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"time"
 
 	"hilum/dimse/dataset"
@@ -23,24 +29,9 @@ import (
 	"github.com/grailbio/go-dicom/dicomtag"
 )
 
-// Comprehensive3DSR is the SOP class of the documents of SR.
-const Comprehensive3DSR = "1.2.840.10008.5.1.4.1.1.88.34"
-
 // Manufacturer is what Hilum calls itself in its objects. A node can tell its own
 // results by it, and by the implementation class UID in Instance Creator UID.
 const Manufacturer = "Hilum"
-
-// seriesDescription is what a list of series in a viewer shows.
-const seriesDescription = "Hilum nodule findings - RESEARCH USE ONLY"
-
-// seriesNumber keeps our series behind those of scanners in a viewer's list.
-const seriesNumber = 9800
-
-// Limits of value representations (PS3.5 6.2).
-const (
-	maxSH = 16
-	maxLO = 64
-)
 
 // ErrNoFrameOfReference is returned when there are findings but the source images name
 // no frame of reference, so that no viewer could tell where a position is. Trying again
@@ -57,18 +48,14 @@ type Input struct {
 	Header            dataset.Header
 	SeriesInstanceUID string
 	Images            []Image // exactly those that were analysed
+	Stack             *Stack  // where the images lie; nil: they are no stack of slices
 	Result            api.Result
-	Revision          int    // of the series: it counts up as late images arrive
-	Predecessor       *Image // the report that this one supersedes: of the same series and plugin
-	Software          string // version of hilum
-	Station           string // name of this node
+	Tracking          []Tracking // of the findings, in their order; nil: all are new
+	Revision          int        // of the series: it counts up as late images arrive
+	Predecessor       *Image     // the report that this one supersedes: of the same series and plugin
+	Software          string     // version of hilum
+	Station           string     // name of this node
 	Now               time.Time
-}
-
-// Document is a finished object, ready to be stored.
-type Document struct {
-	SOPClassUID, SOPInstanceUID, SeriesInstanceUID, StudyInstanceUID, TransferSyntaxUID string
-	Bytes                                                                               []byte // Part 10
 }
 
 // SR returns the report of one result. The same Input gives the same bytes. Reports of
@@ -77,28 +64,14 @@ func SR(in Input) (Document, error) {
 	if err := check(in); err != nil {
 		return Document{}, fmt.Errorf("structured report: %w", err)
 	}
-	plugin := in.Result.Description.Name
-	d := Document{
-		SOPClassUID:       Comprehensive3DSR,
-		StudyInstanceUID:  in.Header.String(dicomtag.StudyInstanceUID),
-		SeriesInstanceUID: dataset.StableUID("sr series", in.SeriesInstanceUID, plugin),
-		SOPInstanceUID: dataset.StableUID("sr", in.SeriesInstanceUID, plugin, in.Station,
-			strconv.Itoa(in.Revision), in.Now.UTC().Format(time.RFC3339Nano)),
-		TransferSyntaxUID: dataset.ExplicitVRLittleEndian,
-	}
 	c := &content{}
-	elements := sourceElements(c, in.Header)
-	elements = append(elements, documentElements(c, in, d)...)
-	elements = append(elements, measurementReport(c, in)...)
-	if c.err != nil {
-		return Document{}, fmt.Errorf("structured report: %w", c.err)
-	}
-	var out bytes.Buffer
-	if err := dataset.WriteFile(&out, d.TransferSyntaxUID, elements); err != nil {
-		return Document{}, fmt.Errorf("structured report: %w", err)
-	}
-	d.Bytes = out.Bytes()
-	return d, nil
+	d := newDocument(in, kindSR, 1)
+	elements := slices.Concat(
+		commonElements(c, in, d, kindSR, max(in.Revision, 1)),
+		documentElements(c, in, d),
+		measurementReport(c, in),
+	)
+	return d.finish(c, kindSR, elements)
 }
 
 // check refuses an Input that would make a wrong report.
@@ -130,60 +103,26 @@ func check(in Input) error {
 	if len(in.Result.Findings) > 0 && !dataset.ValidUID(in.Header.String(dicomtag.FrameOfReferenceUID)) {
 		return ErrNoFrameOfReference
 	}
+	if in.Tracking != nil && len(in.Tracking) != len(in.Result.Findings) {
+		return errors.New("not every finding has its tracking UID")
+	}
+	tracked := map[string]bool{}
+	for _, t := range in.Tracking {
+		if !dataset.ValidUID(t.UID) || t.ID == "" || tracked[t.UID] {
+			return errors.New("a finding is tracked by something that is no UID, or that another one has too")
+		}
+		tracked[t.UID] = true
+	}
 	if in.Now.IsZero() {
 		return errors.New("it has no time")
 	}
 	return nil
 }
 
-// sourceElements copies patient and study.
-func sourceElements(c *content, source dataset.Header) []*dataset.Element {
-	var out []*dataset.Element
-	for _, attribute := range copied {
-		if e, ok := source.Element(attribute.tag); ok {
-			out = append(out, e)
-		} else if attribute.empty {
-			out = append(out, c.element(attribute.tag))
-		}
-	}
-	if source.String(dicomtag.PatientIdentityRemoved) == "YES" && !source.Has(dicomtag.DeidentificationMethod) {
-		// PS3.3 C.7.1.1: required; the source has its method in a sequence.
-		out = append(out, c.element(dicomtag.DeidentificationMethod, "See source images"))
-	}
-	return out
-}
-
-// documentElements are series, equipment, document and SOP common (PS3.3 C.17.1, C.7.5.1,
-// C.17.2, C.12.1).
+// documentElements are those of an SR document (PS3.3 C.17.2).
 func documentElements(c *content, in Input, d Document) []*dataset.Element {
-	now := in.Now
-	if zone, err := time.Parse("-0700", in.Header.String(dicomtag.TimezoneOffsetFromUTC)); err == nil {
-		now = now.In(zone.Location()) // it holds for every date and time of the object
-	}
-	date, clock := now.Format("20060102"), now.Format("150405")
 	out := []*dataset.Element{
-		c.element(dicomtag.Modality, "SR"),
-		c.element(dicomtag.SeriesInstanceUID, d.SeriesInstanceUID),
-		c.element(dicomtag.SeriesNumber, seriesNumber),
-		c.element(dicomtag.SeriesDescription, seriesDescription),
-		c.element(dicomtag.SeriesDate, date),
-		c.element(dicomtag.SeriesTime, clock),
 		dataset.Sequence(dicomtag.ReferencedPerformedProcedureStepSequence),
-
-		c.element(dicomtag.Manufacturer, Manufacturer),
-		c.element(dicomtag.ManufacturerModelName, shorten("Hilum "+in.Result.Description.Name, maxLO)),
-		c.element(dicomtag.DeviceSerialNumber, shorten(deviceUID(in), maxLO)),
-		c.element(dicomtag.SoftwareVersions, shorten(in.Software, maxLO), shorten(in.Result.Description.Name+" "+in.Result.Description.Version, maxLO)),
-		c.element(dicomtag.StationName, shorten(in.Station, maxSH)),
-
-		c.element(dicomtag.SOPClassUID, d.SOPClassUID),
-		c.element(dicomtag.SOPInstanceUID, d.SOPInstanceUID),
-		c.element(dicomtag.InstanceCreationDate, date),
-		c.element(dicomtag.InstanceCreationTime, clock),
-		c.element(dicomtag.InstanceCreatorUID, dataset.ImplementationClassUID),
-		c.element(dicomtag.InstanceNumber, max(in.Revision, 1)),
-		c.element(dicomtag.ContentDate, date),
-		c.element(dicomtag.ContentTime, clock),
 		c.element(dicomtag.CompletionFlag, "COMPLETE"),
 		c.element(dicomtag.VerificationFlag, "UNVERIFIED"),
 		// No person has read it (PS3.3 C.17.2).
@@ -212,6 +151,3 @@ func evidence(c *content, study, series string, images ...Image) item {
 		}),
 	}
 }
-
-// deviceUID is the same for every report of one node.
-func deviceUID(in Input) string { return dataset.StableUID("device", in.Station) }

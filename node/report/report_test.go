@@ -73,14 +73,14 @@ func images(n int) []report.Image {
 }
 
 func input(t *testing.T) report.Input {
-	malignancy := 0.375
+	malignancy, patient := 0.375, 0.4125
 	return report.Input{
 		Header:            header(t, sourceElements()...),
 		SeriesInstanceUID: ctSeries,
 		Images:            images(3),
 		Result: api.Result{
 			Findings: []api.Finding{
-				{ID: "1", Center: [3]float64{-52.25, 30.5, -207.125}, Size: [3]float64{8, 9, 7}, DiameterMM: 8.300000190734863, Probability: 0.91534, Malignancy: &malignancy},
+				{ID: "1", Center: [3]float64{-52.25, 30.5, -207.125}, Size: [3]float64{8, 9, 7}, DiameterMM: 8.300000190734863, Probability: 0.91534, Malignancy: &malignancy, Texture: api.TextureGroundGlass, TextureProbability: 0.8125},
 				{ID: "2", Center: [3]float64{61, -12, -180}, Probability: 0.4, Label: "part-solid ö"},
 			},
 			Description: api.Description{
@@ -88,8 +88,8 @@ func input(t *testing.T) report.Input {
 				Models:  []api.Model{{Name: "nodule-blob", Version: "1", SHA256: strings.Repeat("0123456789abcdef", 4)}},
 				Runtime: "onnxruntime 1.24.1",
 			},
-			Device: "cpu",
-			Notes:  []string{"slices 4 and 5 interpolated"},
+			Device: "cpu", Malignancy: &patient,
+			Notes: []string{"slices 4 and 5 interpolated"},
 		},
 		Revision: 2, Software: "0.1.0", Station: "node-a",
 		Predecessor: &report.Image{SOPClassUID: report.Comprehensive3DSR, SOPInstanceUID: "2.25.3000"},
@@ -101,7 +101,7 @@ func input(t *testing.T) report.Input {
 func variants(t *testing.T) map[string]report.Input {
 	full := input(t)
 	none := input(t)
-	none.Result.Findings, none.Result.Notes, none.Predecessor, none.Revision = nil, nil, nil, 1
+	none.Result.Findings, none.Result.Notes, none.Result.Malignancy, none.Predecessor, none.Revision = nil, nil, nil, nil, 1
 	bare := input(t)
 	bare.Header = header(t, dataset.MustElement(dicomtag.StudyInstanceUID, "2.25.1004"), dataset.MustElement(dicomtag.FrameOfReferenceUID, "2.25.1006"))
 	bare.Station, bare.Software, bare.Predecessor = "", "", nil

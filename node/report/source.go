@@ -46,6 +46,11 @@ var used = []dataset.Tag{
 	dicomtag.PixelSpacing,
 	dicomtag.Rows,
 	dicomtag.Columns,
+	dicomtag.LossyImageCompression,
+	dicomtag.LossyImageCompressionRatio,
+	dicomtag.LossyImageCompressionMethod,
+	dicomtag.RescaleIntercept,
+	dicomtag.RescaleSlope,
 }
 
 // SourceTags are the elements with which Input.Header must have been scanned. It must

@@ -3,6 +3,7 @@ package task_test
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,14 @@ func TestPayloads(t *testing.T) {
 	}
 	if got, err := task.DecodeAnalysis(j); err != nil || got != a {
 		t.Errorf("DecodeAnalysis = %+v, %v, want %+v", got, err, a)
+	}
+	a.Urgent = true
+	if j = task.NewAnalysis(a, store.JobQueued, ""); !task.IsAnalysis(j) || j.Queue != task.AnalysisQueues("nodules")[0] {
+		t.Errorf("NewAnalysis of an urgent one = %+v", j)
+	}
+	a = a.Failed("nodules", "cuda:0").Failed("other", "cpu").Failed("nodules", "cuda:0").Failed("nodules", "cpu")
+	if got := a.Failures("nodules"); !slices.Equal(got, []string{"cuda:0", "cpu"}) {
+		t.Errorf("Failures = %q", got)
 	}
 	d := task.Delivery{SOPInstanceUID: "9", Destination: "pacs", AnalysisJob: "7"}
 	j = task.NewDelivery(d)

@@ -39,13 +39,15 @@ type Series struct {
 	LastReceived      time.Time `json:"last_received"`
 }
 
-// Job is the analysis of one revision of a series by one plugin.
+// Job is the analysis of one revision of a series by one pipeline, which often
+// is a plugin alone.
 type Job struct {
 	ID                string    `json:"id"`
 	SeriesInstanceUID string    `json:"series_instance_uid"`
 	StudyInstanceUID  string    `json:"study_instance_uid"`
 	Plugin            string    `json:"plugin"`
 	Revision          int       `json:"revision"`
+	Urgent            bool      `json:"urgent"`
 	State             string    `json:"state"` // waiting | queued | running | done | retry | dead
 	Reason            string    `json:"reason"`
 	Attempts          int       `json:"attempts"`
@@ -65,11 +67,23 @@ type JobDetail struct {
 	Runtime       string            `json:"runtime"`
 	Device        string            `json:"device"`
 	Models        []Model           `json:"models"`
+	Steps         []Step            `json:"steps"`     // what ran where
 	Instances     []string          `json:"instances"` // SOP Instance UIDs analysed
 	Seconds       float64           `json:"seconds"`
 	Notes         []string          `json:"notes"`
 	Attributes    map[string]string `json:"attributes"`
+	Malignancy    *float64          `json:"malignancy,omitempty"` // of the patient: that any nodule is malignant
 	Findings      []Finding         `json:"findings"`
+}
+
+// Step is what one plugin of a pipeline did.
+type Step struct {
+	Plugin   string  `json:"plugin"`
+	Version  string  `json:"version"`
+	Device   string  `json:"device"`
+	Threads  int     `json:"threads"`
+	Findings int     `json:"findings"`
+	Seconds  float64 `json:"seconds"`
 }
 
 // Model names a model that a plugin used.
@@ -91,12 +105,14 @@ type Finding struct {
 	DiameterMM        float64  `json:"diameter_mm"`
 	Probability       float64  `json:"probability"`
 	Malignancy        *float64 `json:"malignancy,omitempty"`
+	Texture           string   `json:"texture,omitempty"`
 }
 
 // Delivery is the sending of one result to one destination.
 type Delivery struct {
 	ID             string    `json:"id"`
 	Destination    string    `json:"destination"`
+	Kind           string    `json:"kind"` // sr, seg, sc, gsps
 	SOPInstanceUID string    `json:"sop_instance_uid"`
 	AnalysisJob    string    `json:"analysis_job"`
 	State          string    `json:"state"`
@@ -119,8 +135,15 @@ type Plugin struct {
 	Kind       string   `json:"kind"`
 	Runtime    string   `json:"runtime"`
 	Modalities []string `json:"modalities"`
+	Devices    []string `json:"devices"` // that its jobs may run on
 	Models     []Model  `json:"models"`
 	Reason     string   `json:"reason"`
+	Isolation  string   `json:"isolation"` // what the kernel holds it to
+
+	LastOutput string `json:"last_output,omitempty"` // what it printed last, for those who may see the images
+
+	MemoryBytes      int64 `json:"memory_bytes"`
+	MemoryLimitBytes int64 `json:"memory_limit_bytes"`
 }
 
 // Status says which node answers.
@@ -188,6 +211,7 @@ func jobView(j store.Job, detail bool) (Job, error) {
 		StudyInstanceUID:  a.StudyInstanceUID,
 		Plugin:            a.Plugin,
 		Revision:          a.Revision,
+		Urgent:            a.Urgent,
 		State:             string(j.State),
 		Reason:            j.Reason,
 		Attempts:          j.Attempts,
@@ -202,14 +226,19 @@ func jobView(j store.Job, detail bool) (Job, error) {
 			Runtime:       r.Result.Description.Runtime,
 			Device:        r.Result.Device,
 			Models:        []Model{},
+			Steps:         []Step{},
 			Instances:     []string{},
 			Seconds:       r.Seconds,
 			Notes:         r.Result.Notes,
 			Attributes:    r.Result.Attributes,
+			Malignancy:    r.Result.Malignancy,
 			Findings:      findingsView(a, r),
 		}
 		for _, in := range r.Instances {
 			v.Detail.Instances = append(v.Detail.Instances, in.SOPInstanceUID)
+		}
+		for _, step := range r.Steps {
+			v.Detail.Steps = append(v.Detail.Steps, Step(step))
 		}
 		for _, m := range r.Result.Description.Models {
 			v.Detail.Models = append(v.Detail.Models, Model(m))
@@ -233,6 +262,7 @@ func findingsView(a task.Analysis, r task.AnalysisResult) []Finding {
 			DiameterMM:        f.DiameterMM,
 			Probability:       f.Probability,
 			Malignancy:        f.Malignancy,
+			Texture:           f.Texture,
 		})
 	}
 	sortFindings(out)
@@ -251,6 +281,7 @@ func deliveryView(j store.Job) (Delivery, error) {
 	return Delivery{
 		ID:             j.ID,
 		Destination:    d.Destination,
+		Kind:           cmp.Or(d.Kind, "sr"),
 		SOPInstanceUID: d.SOPInstanceUID,
 		AnalysisJob:    d.AnalysisJob,
 		State:          string(j.State),

@@ -115,7 +115,9 @@ func (c *Client) Analyze(ctx context.Context, job Job, progress Progress) (Resul
 	if end == nil {
 		return Result{}, resultErrorf("no result event before the end")
 	}
-	r := Result{Findings: findings, Device: end.GetDevice(), Notes: end.GetNotes(), Attributes: end.GetAttributes()}
+	r := Result{
+		Findings: findings, Device: end.GetDevice(), Notes: end.GetNotes(), Attributes: end.GetAttributes(), Malignancy: end.Malignancy,
+	}
 	if err := r.Validate(c.limits); err != nil {
 		return Result{}, resultErrorf("%s", err)
 	}

@@ -55,7 +55,7 @@ func (s *server) Analyze(in *pluginpb.Job, stream grpc.ServerStreamingServer[plu
 		}
 	}
 	return stream.Send(&pluginpb.Event{Event: &pluginpb.Event_Result{Result: &pluginpb.Result{
-		Device: result.Device, Notes: result.Notes, Attributes: result.Attributes,
+		Device: result.Device, Notes: result.Notes, Attributes: result.Attributes, Malignancy: result.Malignancy,
 	}}})
 }
 

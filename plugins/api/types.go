@@ -66,10 +66,53 @@ type Finding struct {
 	Size        [3]float64 `json:"size"`        // edge lengths of the box along x, y, z; zero if not measured
 	DiameterMM  float64    `json:"diameter_mm"` // zero if not measured
 	Probability float64    `json:"probability"` // 0 to 1
-	Malignancy  *float64   `json:"malignancy,omitempty"`
-	Label       string     `json:"label,omitempty"`
-	Mask        *Mask      `json:"mask,omitempty"`
+	// Malignancy is the probability that it is malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
+	// Texture is TextureSolid … or "": not judged; TextureProbability is its
+	// probability, 0 to 1.
+	Texture            string  `json:"texture,omitempty"`
+	TextureProbability float64 `json:"texture_probability,omitempty"`
+	Label              string  `json:"label,omitempty"`
+	Mask               *Mask   `json:"mask,omitempty"`
+	Site               Site    `json:"site,omitempty"`          // "": somewhere in the lungs
+	LongAxisMM         float64 `json:"long_axis_mm,omitempty"`  // longest diameter in one slice; zero if not measured
+	ShortAxisMM        float64 `json:"short_axis_mm,omitempty"` // longest diameter at a right angle to it, in the same slice
+	VolumeMM3          float64 `json:"volume_mm3,omitempty"`    // zero if not measured
+	Views              []View  `json:"views,omitempty"`         // pictures for people: axial, coronal, sagittal; at most MaxViews
 }
+
+// Site is a part of the lungs.
+type Site string
+
+// The sites that a plugin can name.
+const (
+	SiteRightLung       Site = "right lung"
+	SiteLeftLung        Site = "left lung"
+	SiteRightUpperLobe  Site = "right upper lobe"
+	SiteRightMiddleLobe Site = "right middle lobe"
+	SiteRightLowerLobe  Site = "right lower lobe"
+	SiteLeftUpperLobe   Site = "left upper lobe"
+	SiteLeftLowerLobe   Site = "left lower lobe"
+)
+
+// View is a grey picture of the scan around a finding. The node itself decodes
+// no pixels: what a report shows comes from the plugin.
+type View struct {
+	Columns    int        `json:"columns"`
+	Rows       int        `json:"rows"`
+	Spacing    float64    `json:"spacing"`     // mm from pixel to pixel along columns and rows
+	Origin     [3]float64 `json:"origin"`      // centre of the first pixel, LPS mm
+	ColumnAxis [3]float64 `json:"column_axis"` // unit vector in LPS in which the column number grows
+	RowAxis    [3]float64 `json:"row_axis"`
+	Pixels     []byte     `json:"pixels"` // 0 black to 255 white, row by row
+}
+
+// Textures of a nodule.
+const (
+	TextureSolid       = "solid"
+	TexturePartSolid   = "part-solid"
+	TextureGroundGlass = "ground-glass"
+)
 
 // Mask marks the voxels of a finding on a grid of its own.
 type Mask struct {
@@ -87,6 +130,9 @@ type Result struct {
 	Device      string            `json:"device,omitempty"`
 	Notes       []string          `json:"notes,omitempty"`
 	Attributes  map[string]string `json:"attributes,omitempty"` // timings, counts
+	// Malignancy is the probability that any nodule of this patient is
+	// malignant; nil: not judged.
+	Malignancy *float64 `json:"malignancy,omitempty"`
 }
 
 // InputError is returned by a plugin when the series cannot be analysed, now or

@@ -95,6 +95,11 @@ func (r Result) Validate(lim Limits) error {
 		}
 		seen[f.ID] = true
 	}
+	if r.Malignancy != nil {
+		if err := checkRange("malignancy", *r.Malignancy, 0, 1); err != nil {
+			return err
+		}
+	}
 	if err := checkText("device", r.Device, maxNameBytes); err != nil {
 		return err
 	}
@@ -145,11 +150,83 @@ func (f Finding) validate(lim Limits) error {
 			return err
 		}
 	}
+	switch f.Texture {
+	case "", TextureSolid, TexturePartSolid, TextureGroundGlass:
+	default:
+		return fmt.Errorf("texture is %q, want %q, %q or %q", shorten(f.Texture), TextureSolid, TexturePartSolid, TextureGroundGlass)
+	}
+	if err := checkRange("texture_probability", f.TextureProbability, 0, 1); err != nil {
+		return err
+	}
 	if err := checkText("label", f.Label, lim.TextBytes); err != nil {
 		return err
 	}
+	if !knownSite(f.Site) {
+		return fmt.Errorf("site %q is none of those of the contract", shorten(string(f.Site)))
+	}
+	if err := checkRange("long_axis_mm", f.LongAxisMM, 0, lim.DiameterMM); err != nil {
+		return err
+	}
+	if err := checkRange("short_axis_mm", f.ShortAxisMM, 0, f.LongAxisMM); err != nil {
+		return err
+	}
+	if err := checkRange("volume_mm3", f.VolumeMM3, 0, lim.DiameterMM*lim.DiameterMM*lim.DiameterMM); err != nil {
+		return err
+	}
+	if len(f.Views) > MaxViews {
+		return fmt.Errorf("%d views, at most %d are allowed", len(f.Views), MaxViews)
+	}
+	for i, v := range f.Views {
+		if err := v.validate(lim); err != nil {
+			return fmt.Errorf("view %d: %w", i+1, err)
+		}
+	}
 	if f.Mask != nil {
 		return f.Mask.validate(lim)
+	}
+	return nil
+}
+
+// MaxViews are the views of one finding: one for each plane.
+const MaxViews = 3
+
+// maxViewSide is far beyond what a finding fills, in pixels.
+const maxViewSide = 512
+
+func knownSite(s Site) bool {
+	switch s {
+	case "", SiteRightLung, SiteLeftLung, SiteRightUpperLobe, SiteRightMiddleLobe, SiteRightLowerLobe, SiteLeftUpperLobe, SiteLeftLowerLobe:
+		return true
+	}
+	return false
+}
+
+func (v View) validate(lim Limits) error {
+	if v.Columns < 1 || v.Columns > maxViewSide || v.Rows < 1 || v.Rows > maxViewSide {
+		return fmt.Errorf("it has %d columns and %d rows, want 1 to %d", v.Columns, v.Rows, maxViewSide)
+	}
+	if len(v.Pixels) != v.Columns*v.Rows {
+		return fmt.Errorf("it has %d bytes, want %d", len(v.Pixels), v.Columns*v.Rows)
+	}
+	if err := checkRange("spacing", v.Spacing, 1e-3, lim.DiameterMM); err != nil {
+		return err
+	}
+	for _, o := range v.Origin {
+		if err := checkRange("origin", o, -lim.CoordinateMM, lim.CoordinateMM); err != nil {
+			return err
+		}
+	}
+	if err := checkUnit("column axis", v.ColumnAxis); err != nil {
+		return err
+	}
+	return checkUnit("row axis", v.RowAxis)
+}
+
+// checkUnit refuses what is no unit vector.
+func checkUnit(what string, v [3]float64) error {
+	length := math.Hypot(math.Hypot(v[0], v[1]), v[2])
+	if !(math.Abs(length-1) < 1e-3) { // also catches NaN
+		return fmt.Errorf("%s has length %g, want 1", what, length)
 	}
 	return nil
 }
@@ -172,9 +249,8 @@ func (m *Mask) validate(lim Limits) error {
 		if err := checkRange("mask spacing", m.Spacing[a], 1e-3, lim.DiameterMM); err != nil {
 			return err
 		}
-		length := math.Hypot(math.Hypot(m.Axes[a][0], m.Axes[a][1]), m.Axes[a][2])
-		if !(math.Abs(length-1) < 1e-3) { // also catches NaN
-			return fmt.Errorf("mask axis %d has length %g, want 1", a+1, length)
+		if err := checkUnit(fmt.Sprintf("mask axis %d", a+1), m.Axes[a]); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -26,6 +26,8 @@ func TestFindingValidate(t *testing.T) {
 		{"wide diameter", func(f *api.Finding) { f.DiameterMM = 501 }, "diameter_mm"},
 		{"probability above 1", func(f *api.Finding) { f.Probability = 1.0001 }, "probability"},
 		{"NaN malignancy", func(f *api.Finding) { f.Malignancy = &nan }, "malignancy"},
+		{"unknown texture", func(f *api.Finding) { f.Texture = "hairy" }, "texture"},
+		{"texture probability", func(f *api.Finding) { f.TextureProbability = nan }, "texture_probability"},
 		{"escape in label", func(f *api.Finding) { f.Label = "\x1b[2J" }, "label holds control characters"},
 		{"reversed label", func(f *api.Finding) { f.Label = "a\u202eb" }, "label holds control characters"},
 		{"long id", func(f *api.Finding) { f.ID = strings.Repeat("x", 65) }, "id is longer"},
@@ -34,6 +36,16 @@ func TestFindingValidate(t *testing.T) {
 		{"short mask", func(f *api.Finding) { f.Mask.Bits = f.Mask.Bits[:1] }, "has 1 bytes, want 2"},
 		{"mask spacing", func(f *api.Finding) { f.Mask.Spacing[0] = 0 }, "mask spacing"},
 		{"mask origin", func(f *api.Finding) { f.Mask.Origin[0] = nan }, "mask origin"},
+		{"site", func(f *api.Finding) { f.Site = "liver" }, "site"},
+		{"short above long axis", func(f *api.Finding) { f.LongAxisMM, f.ShortAxisMM = 5, 6 }, "short_axis_mm"},
+		{"NaN long axis", func(f *api.Finding) { f.LongAxisMM = nan }, "long_axis_mm"},
+		{"negative volume", func(f *api.Finding) { f.VolumeMM3 = -1 }, "volume_mm3"},
+		{"too many views", func(f *api.Finding) { f.Views = make([]api.View, 4) }, "4 views"},
+		{"view without pixels", func(f *api.Finding) { f.Views = []api.View{{Columns: 2, Rows: 2}} }, "0 bytes, want 4"},
+		{"endless view", func(f *api.Finding) { f.Views = []api.View{{Columns: 1 << 31, Rows: 1 << 31}} }, "columns"},
+		{"view axis", func(f *api.Finding) {
+			f.Views = []api.View{{Columns: 1, Rows: 1, Spacing: 1, ColumnAxis: [3]float64{1, 0, 0}, Pixels: []byte{0}}}
+		}, "row axis"},
 		{"mask axis", func(f *api.Finding) { f.Mask.Axes[2] = [3]float64{0, nan, 1} }, "mask axis 3"},
 	}
 	for _, tt := range tests {
@@ -49,6 +61,7 @@ func TestFindingValidate(t *testing.T) {
 
 func TestResultValidate(t *testing.T) {
 	lim := api.DefaultLimits()
+	beyond := 1.5
 	tests := []struct {
 		name   string
 		result api.Result
@@ -58,6 +71,7 @@ func TestResultValidate(t *testing.T) {
 		{"two without id", api.Result{Findings: make([]api.Finding, 2)}, ""},
 		{"same id", api.Result{Findings: []api.Finding{{ID: "a"}, {ID: "a"}}}, `finding 2: id "a" is used twice`},
 		{"too many", api.Result{Findings: make([]api.Finding, 10_001)}, "at most 10000"},
+		{"malignancy", api.Result{Malignancy: &beyond}, "malignancy is 1.5"},
 		{"notes", api.Result{Notes: make([]string, 201)}, "201 notes"},
 		{"long note", api.Result{Notes: []string{strings.Repeat("x", 1025)}}, "note is longer"},
 		{"bad UTF-8", api.Result{Attributes: map[string]string{"\xff": ""}}, "attribute name"},

@@ -54,19 +54,38 @@ func jobFromWire(in *pluginpb.Job) Job {
 }
 
 func findingToWire(f Finding) *pluginpb.Finding {
-	return &pluginpb.Finding{
+	out := &pluginpb.Finding{
 		Id: f.ID, Center: vectorToWire(f.Center), Size: vectorToWire(f.Size),
 		DiameterMm: f.DiameterMM, Probability: f.Probability, Malignancy: f.Malignancy,
-		Label: f.Label, Mask: maskToWire(f.Mask),
+		Texture: f.Texture, TextureProbability: f.TextureProbability, Label: f.Label, Mask: maskToWire(f.Mask),
+		Site: string(f.Site), LongAxisMm: f.LongAxisMM, ShortAxisMm: f.ShortAxisMM, VolumeMm3: f.VolumeMM3,
 	}
+	for _, v := range f.Views {
+		out.Views = append(out.Views, &pluginpb.View{
+			Columns: clampUint32(v.Columns), Rows: clampUint32(v.Rows), Spacing: v.Spacing,
+			Origin: vectorToWire(v.Origin), ColumnAxis: vectorToWire(v.ColumnAxis), RowAxis: vectorToWire(v.RowAxis),
+			Pixels: v.Pixels,
+		})
+	}
+	return out
 }
 
 func findingFromWire(in *pluginpb.Finding) Finding {
-	return Finding{
+	out := Finding{
 		ID: in.GetId(), Center: vectorFromWire(in.GetCenter()), Size: vectorFromWire(in.GetSize()),
 		DiameterMM: in.GetDiameterMm(), Probability: in.GetProbability(), Malignancy: in.Malignancy,
-		Label: in.GetLabel(), Mask: maskFromWire(in.GetMask()),
+		Texture: in.GetTexture(), TextureProbability: in.GetTextureProbability(), Label: in.GetLabel(), Mask: maskFromWire(in.GetMask()),
+		Site: Site(in.GetSite()), LongAxisMM: in.GetLongAxisMm(), ShortAxisMM: in.GetShortAxisMm(), VolumeMM3: in.GetVolumeMm3(),
 	}
+	views := in.GetViews()
+	for _, v := range views[:min(len(views), MaxViews+1)] { // one too many, for Validate to refuse
+		out.Views = append(out.Views, View{
+			Columns: int(v.GetColumns()), Rows: int(v.GetRows()), Spacing: v.GetSpacing(),
+			Origin: vectorFromWire(v.GetOrigin()), ColumnAxis: vectorFromWire(v.GetColumnAxis()), RowAxis: vectorFromWire(v.GetRowAxis()),
+			Pixels: v.GetPixels(),
+		})
+	}
+	return out
 }
 
 func maskToWire(m *Mask) *pluginpb.Mask {

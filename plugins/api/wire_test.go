@@ -21,8 +21,11 @@ func FuzzFinding(f *testing.F) {
 	malignancy := 0.5
 	for _, seed := range []Finding{
 		{},
-		{ID: "a", Center: [3]float64{1, -2, 3}, Size: [3]float64{4, 5, 6}, DiameterMM: 5, Probability: 0.5, Malignancy: &malignancy, Label: "nodule"},
+		{ID: "a", Center: [3]float64{1, -2, 3}, Size: [3]float64{4, 5, 6}, DiameterMM: 5, Probability: 0.5, Malignancy: &malignancy, Texture: TextureGroundGlass, TextureProbability: 0.75, Label: "nodule"},
 		{Mask: &Mask{Size: [3]int{2, 2, 2}, Spacing: [3]float64{1, 1, 1}, Axes: [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}, Bits: []byte{7}}},
+		{Site: SiteLeftLung, LongAxisMM: 9, ShortAxisMM: 7, VolumeMM3: 250, Views: []View{{
+			Columns: 2, Rows: 1, Spacing: 0.5, ColumnAxis: [3]float64{1, 0, 0}, RowAxis: [3]float64{0, 1, 0}, Pixels: []byte{1, 2},
+		}}},
 		{Probability: math.NaN(), Center: [3]float64{math.Inf(-1)}},
 	} {
 		b, err := proto.Marshal(findingToWire(seed))
@@ -47,7 +50,7 @@ func FuzzFinding(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, v := range append(append([]float64{got.DiameterMM, got.Probability}, got.Center[:]...), got.Size[:]...) {
+		for _, v := range append(append([]float64{got.DiameterMM, got.Probability, got.TextureProbability}, got.Center[:]...), got.Size[:]...) {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
 				t.Errorf("Validate let %v through", v)
 			}

@@ -87,8 +87,10 @@ func TestAnalyzeErrors(t *testing.T) {
 				t.Errorf("reason = %q", e.Reason)
 			}
 		}},
-		{"forks and exits", "fork,exit=1", false, func(t *testing.T, err error) {
-			awaitGone(t, forkedPid(t, errorAs[*host.CrashError](t, err).LastOutput))
+		{"outside", "outside", false, func(t *testing.T, err error) {
+			if e := errorAs[*api.ResultError](t, err); !strings.Contains(e.Reason, "center is 1e+09") {
+				t.Errorf("reason = %q", e.Reason)
+			}
 		}},
 	}
 	for _, tt := range tests {
@@ -142,7 +144,7 @@ func TestDeadline(t *testing.T) {
 	for _, tt := range []struct {
 		do     string
 		killed bool
-	}{{"wait", false}, {"late", false}, {"fork,hang", true}} {
+	}{{"wait", false}, {"late", false}, {"fork=%s,flee=%s,hang", true}} {
 		t.Run(tt.do, func(t *testing.T) {
 			s := spec()
 			s.Deadline = 200 * time.Millisecond
@@ -150,14 +152,13 @@ func TestDeadline(t *testing.T) {
 				s.Deadline = time.Second // time to fork on a busy machine
 			}
 			h := start(t, host.Options{Plugins: []host.Spec{s}, CancelGrace: grace(!tt.killed)})
-			_, err := h.Analyze(testContext(t), "null", job(t, tt.do), nil)
+			arg, gone := sleeper(t)
+			_, err := h.Analyze(testContext(t), "null", job(t, strings.ReplaceAll(tt.do, "%s", arg)), nil)
 			e := errorAs[*host.DeadlineError](t, err)
 			if e.Killed != tt.killed || e.Deadline != s.Deadline {
 				t.Errorf("error = %+v, want killed %v", e, tt.killed)
 			}
-			if tt.killed {
-				awaitGone(t, forkedPid(t, e.LastOutput))
-			}
+			gone()
 			if _, err := h.Analyze(testContext(t), "null", job(t, ""), nil); err != nil {
 				t.Errorf("next job: %v", err)
 			}
@@ -304,17 +305,17 @@ func TestEnvironment(t *testing.T) {
 func TestIdentityIsHidden(t *testing.T) {
 	var log lockedBuffer
 	h := start(t, host.Options{Plugins: []host.Spec{spec()}, Logger: debugLogger(&log)})
-	j := job(t, "say=loading DOEFUL^JANE 4711-0815 of Jane,say=doeful,fail")
+	j := job(t, "say=a line,say=loading DOEFUL^JANE 4711-0815 of Jane,say=doeful,fail")
 	j.Series["PatientName"], j.Series["PatientID"] = "Doeful^Jane", "4711-0815"
 	_, err := h.Analyze(testContext(t), "null", j, nil)
 	errorAs[*host.FailureError](t, err)
 	// stderr is a pipe beside the connection: its lines may come after the answer.
 	output := func() string { return h.Status()[0].LastOutput }
-	eventually(t, "both lines arrive", func() bool { return strings.Count(output(), "\n") == 1 })
-	if want := "loading [hidden] [hidden] of [hidden]\n[hidden]"; output() != want {
+	eventually(t, "both lines arrive", func() bool { return strings.Count(output(), "\n") == 2 })
+	if want := "a line\nloading [hidden] [hidden] of [hidden]\n[hidden]"; output() != want {
 		t.Errorf("last output = %q, want %q", output(), want)
 	}
-	for _, secret := range []string{"4711", "jane", "doeful"} {
+	for _, secret := range []string{"a line", "4711", "jane", "doeful"} {
 		if s := strings.ToLower(log.String()); strings.Contains(s, secret) {
 			t.Errorf("%q shows in the log: %s", secret, s)
 		}

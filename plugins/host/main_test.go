@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -180,17 +181,28 @@ func hostGoroutines() string {
 	return strings.Join(left, "\n\n")
 }
 
-// forkedPid reads what the fork behaviour printed.
-func forkedPid(t *testing.T, output string) int {
+// sleeper returns an argument for the behaviours that leave a "sleep" behind,
+// and a check that it has gone. In a namespace the process has another number,
+// so it is known by its argument.
+func sleeper(t *testing.T) (arg string, gone func()) {
 	t.Helper()
-	_, rest, ok := strings.Cut(output, "forked ")
-	line, _, _ := strings.Cut(rest, "\n")
-	pid, err := strconv.Atoi(line)
-	if !ok || err != nil {
-		t.Fatalf("no forked process in output %q", output)
+	arg = fmt.Sprintf("1000.%d", sleepers.Add(1)+int64(os.Getpid())<<16)
+	find := func() bool {
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, f := range files {
+			if text, err := os.ReadFile(f); err == nil && strings.Contains(string(text), arg) {
+				return true
+			}
+		}
+		return false
 	}
-	return pid
+	return arg, func() {
+		t.Helper()
+		eventually(t, "the forked process ends", func() bool { return !find() })
+	}
 }
+
+var sleepers atomic.Int64
 
 // begun returns a Progress and a channel that closes at its first call.
 func begun() (api.Progress, <-chan struct{}) {

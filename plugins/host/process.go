@@ -63,9 +63,7 @@ func startProcess(ctx context.Context, s *slot) (*process, error) {
 	if err := checkHash(s.spec); err != nil {
 		return nil, err
 	}
-	p.runner = newGroupRunner(s.spec.Path, s.spec.Args, s.folder, environment(s.spec, s.folder), p.output, func(line string) {
-		p.log.Debug("plugin output", "line", line)
-	})
+	p.runner = newGroupRunner(s.spec.Path, s.spec.Args, s.folder, environment(s.spec, s.folder), p.output, s.confine)
 	// go-plugin waits by the clock alone; the kill makes it return.
 	defer context.AfterFunc(ctx, func() { p.runner.kill("was ended during its start") })()
 	address, config, err := shakeHands(s, p.runner, libraryLogger(p.log))
@@ -281,7 +279,7 @@ func checkHash(spec Spec) error {
 		return &StartError{Plugin: spec.Name, Reason: fmt.Sprintf("read %s: %v", spec.Path, err)}
 	}
 	if !ok {
-		return &StartError{Plugin: spec.Name, Reason: fmt.Sprintf("%s is no longer the file with sha256 %s: restart the node to use the new one", spec.Path, spec.SHA256)}
+		return &StartError{Plugin: spec.Name, Reason: fmt.Sprintf("%s is no longer the file with sha256 %s: reload or restart the node to use the new one", spec.Path, spec.SHA256)}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,10 @@ type groupRunner struct {
 	dir  string
 	env  []string // without go-plugin's own
 	out  *output
-	line func(string) // called with every line of stderr, and of stdout but the handshake
+
+	confine confinement
+	used    atomic.Int64 // bytes of memory of the tree, when last looked at
+	platform
 
 	cmd       *exec.Cmd
 	socketDir string
@@ -55,8 +59,8 @@ type groupRunner struct {
 
 var _ runner.Runner = (*groupRunner)(nil)
 
-func newGroupRunner(path string, args []string, dir string, env []string, out *output, line func(string)) *groupRunner {
-	r := &groupRunner{path: path, args: args, dir: dir, env: env, out: out, line: line, exited: make(chan struct{})}
+func newGroupRunner(path string, args []string, dir string, env []string, out *output, c confinement) *groupRunner {
+	r := &groupRunner{path: path, args: args, dir: dir, env: env, out: out, confine: c, exited: make(chan struct{})}
 	r.stdout, r.handshake = io.Pipe()
 	r.stderr, r.silence = io.Pipe()
 	return r
@@ -85,10 +89,17 @@ func (r *groupRunner) Start(context.Context) error {
 		files = append(files, read, write)
 	}
 	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = files[0], files[3], files[5]
-	r.cmd.SysProcAttr = processAttributes()
+	attributes, err := r.processAttributes()
+	if err != nil {
+		closeAll(files)
+		return r.notStarted(err)
+	}
+	r.cmd.SysProcAttr = attributes
+	r.confine.write = append(r.confine.write, r.socketDir)
 	started := make(chan error)
 	go r.run(started, files)
 	if err := <-started; err != nil {
+		r.notBorn()
 		return r.notStarted(err)
 	}
 	return nil
@@ -100,19 +111,11 @@ func (r *groupRunner) notStarted(err error) error {
 	return err
 }
 
-// run owns the process from fork to the end of its group. It keeps its OS
-// thread all that time: Linux delivers the parent death signal when the
-// thread that forked dies, not the process.
+// run starts the process and takes care of it until all of it is gone.
 func (r *groupRunner) run(started chan<- error, files []*os.File) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	r.mu.Lock()
-	err := r.cmd.Start()
-	if err == nil {
-		r.pid = r.cmd.Process.Pid
-	}
-	killed := r.reason != "" // before it was born
-	r.mu.Unlock()
+	born, died := make(chan error), make(chan struct{})
+	go r.own(born, died)
+	err := <-born
 	closeAll([]*os.File{files[0], files[3], files[5]}) // the child's ends
 	stdin, stdout, stderr := files[1], files[2], files[4]
 	if err != nil {
@@ -120,14 +123,18 @@ func (r *groupRunner) run(started chan<- error, files []*os.File) {
 		started <- err
 		return
 	}
-	if killed {
+	if r.killReason() != "" { // before it was born
 		_ = r.signal(syscall.SIGKILL) // cannot fail: the child is ours and not reaped
 	}
 	started <- nil
 
+	var watching sync.WaitGroup
+	watching.Go(func() { r.guard(died) })
 	var readers sync.WaitGroup
 	readers.Go(func() { r.readStdout(stdout) })
 	readers.Go(func() { readLines(stderr, r.keep) })
+	<-died
+	watching.Wait()
 	r.reap()
 
 	end := time.Now().Add(drainTime)
@@ -136,6 +143,29 @@ func (r *groupRunner) run(started chan<- error, files []*os.File) {
 	readers.Wait()
 	closeAll([]*os.File{stdin, stdout, stderr})
 	r.finish()
+}
+
+// own forks the process and waits for its death. It keeps its OS thread all
+// that time: Linux delivers the parent death signal when the thread that
+// forked dies, not the process. The thread gives up for good what the plugin
+// shall not have, so it is never unlocked, ends with own, and does no more.
+func (r *groupRunner) own(born chan<- error, died chan<- struct{}) {
+	runtime.LockOSThread()
+	err := r.confine.enter()
+	r.mu.Lock()
+	if err == nil {
+		err = r.cmd.Start()
+	}
+	if err == nil {
+		r.pid = r.cmd.Process.Pid
+		r.born()
+	}
+	r.mu.Unlock()
+	born <- err
+	if err == nil {
+		r.awaitDeath()
+		close(died)
+	}
 }
 
 func (r *groupRunner) finish() {
@@ -161,20 +191,23 @@ func (r *groupRunner) readStdout(stdout io.Reader) {
 	})
 }
 
-func (r *groupRunner) keep(line string) {
-	if line = r.out.add(line); line != "" {
-		r.line(line)
-	}
-}
+// keep keeps a line for those who may see the images. It goes into no log:
+// that a plugin prints no patient data is a promise that nobody can check.
+func (r *groupRunner) keep(line string) { r.out.add(line) }
 
 // kill kills the whole group. The first reason is kept.
 func (r *groupRunner) kill(reason string) {
+	r.setReason(reason)
+	r.beforeKill()
+	_ = r.signal(syscall.SIGKILL) // fails only when there is nothing left to kill
+}
+
+func (r *groupRunner) setReason(reason string) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.reason == "" && !r.reaped {
 		r.reason = reason
 	}
-	r.mu.Unlock()
-	_ = r.signal(syscall.SIGKILL) // fails only when there is nothing left to kill
 }
 
 // signal sends sig to the group.

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type answer struct {
 type slot struct {
 	spec           Spec
 	number         int
+	generation     int    // of the reload that made it
 	folder         string // HOME, TMPDIR and working folder of the process
 	socketDir      string
 	limits         api.Limits
@@ -53,21 +55,33 @@ type slot struct {
 	stopGrace      time.Duration
 	log            *slog.Logger
 	backoff        backoff
+	maxFailures    int
+	confine        confinement
+	changed        func()
 	jobs           <-chan *request // shared by all slots of the plugin
+	revive         chan struct{}   // has room for one: a broken slot tries again
 
-	mu       sync.Mutex // guards the fields below, which Status reads
-	state    State
-	process  *process
-	restarts int
-	problem  string
-	output   *output
+	// strikes counts failures in a row: starts and deaths with no answered job
+	// between them. The crashes of one job count once, so that a series that
+	// no plugin can bear does not look like a plugin that can bear none.
+	strikes    int
+	crashedJob string
+
+	mu          sync.Mutex // guards the fields below, which Status reads
+	state       State
+	process     *process
+	description api.Description
+	restarts    int
+	problem     string
+	output      *output
 }
 
 // run keeps a process running until drain ends. A job that runs then may go on
-// until kill ends. The outcome of the first start goes to first; if it failed,
-// run returns.
-func (s *slot) run(drain, kill context.Context, first chan<- error) {
+// until kill ends. The outcome of the first start goes to first; unless keepGoing,
+// a failed one is the end.
+func (s *slot) run(drain, kill context.Context, keepGoing bool, first chan<- error) {
 	defer s.set(StateStopped, nil)
+	defer func() { _ = os.RemoveAll(s.folder) }() // temporary files: the next start empties what is left
 	for attempt := 0; ; attempt++ {
 		s.set(StateStarting, nil)
 		p, err := s.start(drain)
@@ -78,7 +92,7 @@ func (s *slot) run(drain, kill context.Context, first chan<- error) {
 		}
 		if attempt == 0 {
 			first <- err
-			if err != nil {
+			if err != nil && !keepGoing {
 				return
 			}
 		}
@@ -87,6 +101,8 @@ func (s *slot) run(drain, kill context.Context, first chan<- error) {
 				s.log.Info("plugin restarted", "pid", p.runner.processID())
 			}
 			s.serve(drain, kill, p)
+		} else {
+			s.strikes++
 		}
 		if drain.Err() != nil {
 			return
@@ -97,12 +113,37 @@ func (s *slot) run(drain, kill context.Context, first chan<- error) {
 			err = fmt.Errorf("it %s", p.runner.ending())
 			s.setProblem(err.Error() + quoteLast(p.output.String()))
 		}
+		if s.strikes >= s.maxFailures {
+			err = s.giveUp(err)
+			s.log.Error("plugin broken: it is not started again before a reload", "failures", s.strikes, "reason", err.Error())
+			s.set(StateBroken, nil)
+			if !s.await(drain, nil, true, err) {
+				return
+			}
+			s.backoff.reset()
+			s.strikes = 0
+			continue
+		}
 		s.log.Warn("plugin down", "reason", err.Error(), "restart_in", wait)
 		s.set(StateWaiting, nil)
-		if !s.await(drain, wait, p == nil, err) {
+		timer := time.NewTimer(wait)
+		again := s.await(drain, timer.C, p == nil, err)
+		timer.Stop()
+		if !again {
 			return
 		}
 	}
+}
+
+// giveUp says why there are no more restarts.
+func (s *slot) giveUp(last error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.problem = fmt.Sprintf("failed %d times in a row, the last time: %s", s.strikes, cmp.Or(s.problem, last.Error()))
+	if start, ok := errors.AsType[*StartError](last); ok {
+		return start
+	}
+	return &StartError{Plugin: s.spec.Name, Reason: fmt.Sprintf("it failed %d times in a row: %s", s.strikes, last)}
 }
 
 // start makes the folder of the process anew and starts it.
@@ -113,19 +154,19 @@ func (s *slot) start(drain context.Context) (*process, error) {
 	return startProcess(drain, s)
 }
 
-// await waits before a restart and reports if there shall be one. After a
-// failed start it refuses jobs meanwhile: they would wait for a thing that may
-// never come, with nobody knowing why.
-func (s *slot) await(drain context.Context, wait time.Duration, refuse bool, why error) bool {
+// await waits for wait, or for a reload, before a restart and reports if there
+// shall be one. With refuse it answers jobs meanwhile with why: they would wait
+// for a thing that may never come, with nobody knowing.
+func (s *slot) await(drain context.Context, wait <-chan time.Time, refuse bool, why error) bool {
 	jobs := s.jobs
 	if !refuse {
 		jobs = nil
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	for {
 		select {
-		case <-timer.C:
+		case <-wait:
+			return true
+		case <-s.revive:
 			return true
 		case <-drain.Done():
 			return false
@@ -141,8 +182,10 @@ func (s *slot) serve(drain, kill context.Context, p *process) {
 		select {
 		case <-p.runner.exited:
 			p.abandon("")
+			s.strikes++
 			if time.Since(p.started) > s.backoff.max {
 				s.backoff.reset()
+				s.strikes = 1
 			}
 			return
 		case <-drain.Done():
@@ -154,10 +197,16 @@ func (s *slot) serve(drain, kill context.Context, p *process) {
 			a, healthy := s.runJob(kill, p, req)
 			if !healthy {
 				p.abandon("was killed after a job that failed")
+				if req.ctx.Err() == nil && (req.job.ID != s.crashedJob || s.strikes == 0) {
+					s.strikes++
+					s.crashedJob = req.job.ID
+				}
+				s.set(StateWaiting, nil) // before the answer: who is told asks for the state
 				req.done <- a
 				return
 			}
 			s.backoff.reset()
+			s.strikes = 0
 			s.set(StateReady, p)
 			req.done <- a
 		}
@@ -304,8 +353,18 @@ func remake(folder string) error {
 
 func (s *slot) set(state State, p *process) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.state, s.process = state, p
+	if p != nil {
+		s.description = p.description
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+func (s *slot) now() (State, *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state, s.process
 }
 
 func (s *slot) setProblem(problem string) {

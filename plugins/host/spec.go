@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"time"
@@ -29,6 +30,10 @@ type Spec struct {
 	Deadline     time.Duration // for one job; 0: 15 minutes
 	StartTimeout time.Duration // from the fork to the answer of Describe; 0: a minute
 	Processes    int           // jobs at a time, each in its own process; 0: 1
+	Memory       int64         // bytes that one process may use with all it starts, without files; 0: three quarters of the machine
+	Network      bool          // leave it the network of the node
+	Read         []string      // files and folders of the plugin's own inside Options.Hide, beside Path
+	Unconfined   bool          // leave it all that the node's user may do; its memory stays limited
 
 	sum []byte // SHA256, decoded
 }
@@ -45,8 +50,8 @@ func (s Spec) check() (Spec, error) {
 	fail := func(format string, args ...any) (Spec, error) {
 		return s, fmt.Errorf("plugin "+s.Name+": "+format, args...)
 	}
-	if s.Deadline < 0 || s.StartTimeout < 0 || s.Processes < 0 {
-		return fail("deadline, start timeout and processes must not be negative")
+	if s.Deadline < 0 || s.StartTimeout < 0 || s.Processes < 0 || s.Memory < 0 {
+		return fail("deadline, start timeout, processes and memory must not be negative")
 	}
 	for _, kv := range s.Env {
 		if key, _, ok := strings.Cut(kv, "="); !ok || key == "" {
@@ -61,6 +66,9 @@ func (s Spec) check() (Spec, error) {
 	}
 	if s.Processes == 0 {
 		s.Processes = 1
+	}
+	if s.Memory == 0 {
+		s.Memory = machineMemory() / 4 * 3
 	}
 	if s.Path == "" {
 		return fail("no path is given")
@@ -98,6 +106,9 @@ func (s Spec) check() (Spec, error) {
 	s.sum = want
 	return s, nil
 }
+
+// equal reports whether a process of a can go on as one of b.
+func (s Spec) equal(b Spec) bool { return reflect.DeepEqual(s, b) }
 
 func hashFile(path string) ([]byte, error) {
 	f, err := os.Open(path)

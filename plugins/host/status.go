@@ -13,6 +13,7 @@ const (
 	StateBusy     State = "busy"     // runs a job
 	StateWaiting  State = "waiting"  // died or could not start; waits for its restart
 	StateStopping State = "stopping" // was asked to end
+	StateBroken   State = "broken"   // failed too often; is not started again before a reload
 )
 
 // Status describes one process of a plugin.
@@ -26,18 +27,48 @@ type Status struct {
 	Restarts    int             `json:"restarts"`
 	Problem     string          `json:"problem,omitempty"` // why it was restarted last, or cannot start
 	Description api.Description `json:"description"`
+	Isolation   Isolation       `json:"isolation"`          // what the kernel holds it to
+	MemoryBytes int64           `json:"memory_bytes"`       // with all that it started, when last looked at
+	MemoryLimit int64           `json:"memory_limit_bytes"` // 0: none
 	LastOutput  string          `json:"last_output,omitempty"`
 }
 
 // Status describes every process, in the order of the configuration.
 func (h *Host) Status() []Status {
 	var all []Status
-	for _, name := range h.names {
-		for _, s := range h.plugins[name].slots {
+	for _, p := range h.current() {
+		for _, s := range p.slots {
 			all = append(all, s.status())
 		}
 	}
 	return all
+}
+
+// Capacity returns how many jobs the plugin can run at a time now: its
+// processes that wait for a job or run one. Options.Changed tells of a change.
+func (h *Host) Capacity(name string) int {
+	n := 0
+	for _, p := range h.current() {
+		if p.spec.Name != name {
+			continue
+		}
+		for _, s := range p.slots {
+			if state, _ := s.now(); state == StateReady || state == StateBusy {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// Description returns what the plugin last said it is, zero before it did.
+func (h *Host) Description(name string) api.Description {
+	for _, st := range h.Status() {
+		if st.Name == name && st.Description.Name != "" {
+			return st.Description
+		}
+	}
+	return api.Description{}
 }
 
 // Pid returns the process id of the first living process of the plugin, 0 if
@@ -56,11 +87,12 @@ func (s *slot) status() Status {
 	defer s.mu.Unlock()
 	st := Status{
 		Name: s.spec.Name, Process: s.number, Path: s.spec.Path, SHA256: s.spec.SHA256,
-		State: s.state, Restarts: s.restarts, Problem: s.problem,
+		State: s.state, Restarts: s.restarts, Problem: s.problem, Description: s.description,
+		Isolation: s.confine.Isolation, MemoryLimit: s.confine.memory,
 	}
 	if s.process != nil {
 		st.Pid = s.process.runner.processID()
-		st.Description = s.process.description
+		st.MemoryBytes = s.process.runner.used.Load()
 	}
 	if s.output != nil {
 		st.LastOutput = s.output.String()

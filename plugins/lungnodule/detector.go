@@ -12,30 +12,30 @@ import (
 
 	"hilum/models"
 	"hilum/models/ct"
-	"hilum/models/nodule"
 	"hilum/plugins/api"
 )
 
 // Name and version of the plugin in results; the version is that of its code.
 const (
 	pluginName    = "lungnodule"
-	pluginVersion = "0.1.0"
+	pluginVersion = "0.2.0"
 )
 
-// detector implements api.Plugin. The runtime, the model and the session live
+// detector implements api.Plugin. The runtime, the models and the engine live
 // as long as the process.
 type detector struct {
 	options
 
-	mu      sync.Mutex // guards all below; held for the whole of a job: one runs at a time
-	library *library
-	model   *models.Model
-	session *session
+	mu         sync.Mutex // guards all below; held for the whole of a job: one runs at a time
+	library    *library
+	model      *models.Model
+	classifier *models.Classifier // nil: nothing judges the findings
+	engine     *engine
 }
 
 func newDetector(o options) *detector { return &detector{options: o} }
 
-// open loads the runtime and the model; d.mu is held.
+// open loads the runtime and the models; d.mu is held.
 func (d *detector) open() error {
 	if d.model == nil {
 		m, err := models.Load(d.modelDir)
@@ -46,6 +46,13 @@ func (d *detector) open() error {
 			m.Output.Threshold = d.threshold
 		}
 		d.model = m
+	}
+	if d.classifier == nil && d.classifierDir != "" {
+		c, err := models.LoadClassifier(d.classifierDir)
+		if err != nil {
+			return fmt.Errorf("load the classifier: %w", err)
+		}
+		d.classifier = c
 	}
 	if d.library == nil {
 		if d.libraryErr != nil {
@@ -61,21 +68,24 @@ func (d *detector) open() error {
 	return nil
 }
 
-// use makes d.session the one for a device; d.mu is held.
+// use makes d.engine the one for a device; d.mu is held.
 func (d *detector) use(device string, threads int) error {
-	if d.session.fits(device, threads) {
+	if d.engine.fits(device, threads) {
 		return nil
 	}
-	d.session.close() // first: two sessions may not fit into a GPU
-	d.session = nil
-	s, err := newSession(d.library, d.model, device, threads)
+	d.engine.close() // first: two may not fit into a GPU
+	d.engine = nil
+	e, err := newEngine(d.library, d.model, d.classifier, device, threads)
 	if err != nil {
 		return err
 	}
-	d.session = s
-	d.log.Info("model ready", "model", d.model.Name, "version", d.model.Version,
-		"provider", s.provider, "device", s.device, "threads", threads)
-	for _, n := range s.notes {
+	d.engine = e
+	for _, s := range []*session{e.detect, e.rescore, e.classify} {
+		if s != nil {
+			d.log.Info("network ready", "network", s.name, "provider", s.provider, "device", s.device, "threads", threads)
+		}
+	}
+	for _, n := range e.notes() {
 		d.log.Warn("not on the first choice of provider", "reason", n)
 	}
 	return nil
@@ -89,7 +99,7 @@ func (d *detector) Describe(context.Context) (api.Description, error) {
 		return api.Description{}, err
 	}
 	devices := []string{"cpu"}
-	if d.session == nil {
+	if d.engine == nil {
 		device := "cpu"
 		if d.library.has(cudaLibrary) {
 			device = providerCUDA
@@ -98,17 +108,24 @@ func (d *detector) Describe(context.Context) (api.Description, error) {
 			return api.Description{}, err
 		}
 	}
-	if d.session.provider == providerCUDA {
+	if d.engine.detect.provider == providerCUDA {
 		devices = append(devices, providerCUDA)
+	}
+	used := []api.Model{{Name: d.model.Name, Version: d.model.Version, SHA256: d.model.SHA256}}
+	if r := d.model.Rescore; r != nil {
+		used = append(used, api.Model{Name: d.model.Name + "-rescore", Version: d.model.Version, SHA256: r.SHA256})
+	}
+	if c := d.classifier; c != nil {
+		used = append(used, api.Model{Name: c.Name, Version: c.Version, SHA256: c.SHA256})
 	}
 	return api.Description{
 		Name:       pluginName,
 		Version:    pluginVersion,
 		Kind:       api.KindDetector,
 		Modalities: []string{"CT"},
-		Models:     []api.Model{{Name: d.model.Name, Version: d.model.Version, SHA256: d.model.SHA256}},
+		Models:     used,
 		Devices:    devices,
-		Runtime:    fmt.Sprintf("onnxruntime %s %s", d.library.version, d.session.provider),
+		Runtime:    fmt.Sprintf("onnxruntime %s %s", d.library.version, d.engine.detect.provider),
 	}, nil
 }
 
@@ -117,6 +134,7 @@ const (
 	progressRead    = 0.02
 	progressPrepare = 0.25
 	progressDetect  = 0.40
+	progressJudge   = 0.95
 )
 
 // Analyze reads, prepares and searches one series.
@@ -148,33 +166,53 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 	if err != nil {
 		return api.Result{}, seriesError(err)
 	}
-	notes, seriesUID := v.Notes, v.SeriesInstanceUID
-	v = nil // its memory is not needed beside the network's
 	prepared := time.Now()
 	candidates, t, err := d.detect(ctx, p, progress)
 	if err != nil {
 		return api.Result{}, err
 	}
-	kept := selectCandidates(candidates, p, d.model.Output)
+	kept, err := d.rescore(ctx, selectCandidates(candidates, p, d.model.Manifest), p)
+	if err != nil {
+		return api.Result{}, err
+	}
+	found := findings(kept, p.Geometry, v.SeriesInstanceUID, d.model.SHA256)
 	detected := time.Now()
-	d.log.Info("series analysed", "job", job.ID, "findings", len(kept), "tiles", len(t.starts),
-		"provider", d.session.provider, "device", d.session.device, "seconds", seconds(start, detected))
+	progress(progressJudge, "judging the findings")
+	malignancy, err := d.classify(ctx, v, found)
+	if err != nil {
+		return api.Result{}, err
+	}
+	judged := time.Now()
+	measure(found, v, p)
+	measured := time.Now()
+	d.log.Info("series analysed", "job", job.ID, "findings", len(found), "tiles", len(t.starts),
+		"provider", d.engine.detect.provider, "device", d.engine.detect.device, "seconds", seconds(start, measured))
 	progress(1, "done")
+	attributes := map[string]string{
+		"provider":        d.engine.detect.provider,
+		"runtime":         "onnxruntime " + d.library.version,
+		"threads":         strconv.Itoa(threads),
+		"threshold":       strconv.FormatFloat(d.model.Output.Threshold, 'g', -1, 64),
+		"tiles":           strconv.Itoa(len(t.starts)),
+		"tiles_skipped":   strconv.Itoa(t.skip),
+		"seconds_read":    seconds(start, read),
+		"seconds_prepare": seconds(read, prepared),
+		"seconds_detect":  seconds(prepared, detected),
+		"seconds_measure": seconds(judged, measured),
+	}
+	if s := d.engine.rescore; s != nil {
+		attributes["provider_rescore"] = s.provider
+	}
+	if s := d.engine.classify; s != nil {
+		attributes["provider_classify"] = s.provider
+		attributes["seconds_classify"] = seconds(detected, judged)
+	}
 	return api.Result{
-		Findings: findings(kept, p.Geometry, seriesUID, d.model.SHA256),
-		Device:   d.session.device,
-		Notes:    append(notes, d.session.notes...),
-		Attributes: map[string]string{
-			"provider":        d.session.provider,
-			"runtime":         "onnxruntime " + d.library.version,
-			"threads":         strconv.Itoa(threads),
-			"threshold":       strconv.FormatFloat(d.model.Output.Threshold, 'g', -1, 64),
-			"tiles":           strconv.Itoa(len(t.starts)),
-			"tiles_skipped":   strconv.Itoa(t.skip),
-			"seconds_read":    seconds(start, read),
-			"seconds_prepare": seconds(read, prepared),
-			"seconds_detect":  seconds(prepared, detected),
-		},
+		Findings:   found,
+		Malignancy: malignancy,
+		Device:     d.engine.detect.device,
+		Notes:      append(v.Notes, d.engine.notes()...),
+		Attributes: attributes,
 	}, nil
 }
 
@@ -193,62 +231,5 @@ func seriesError(err error) error {
 	}
 	return err
 }
-
-// detect runs the network over the scan and returns the candidates above the
-// threshold in voxels of the prepared scan.
-func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Progress) ([]nodule.Candidate, tiling, error) {
-	in, out := d.model.Input, d.model.Output
-	layout := nodule.Layout{Anchors: out.Anchors, Stride: out.Stride}
-	limits := nodule.Limits{Threshold: out.Threshold, MaxDiameter: maxDiameterMM / in.Prepare.SpacingMM[0]}
-	// A finding outside the lungs must touch them: no farther than a radius.
-	reach := int(maxReachMM / min(in.Prepare.SpacingMM[0], in.Prepare.SpacingMM[1], in.Prepare.SpacingMM[2]))
-	t := plan(p, in, reach)
-	table := newScaling(in.Scale)
-
-	batch := min(in.Batch, max(1, len(t.starts)))
-	if in.Step == 0 {
-		batch = in.Batch // a network of fixed shape
-	}
-	inputLen, outputLen := t.voxels(), layout.OutputLen(t.patch)
-	input, output := make([]float32, batch*inputLen), make([]float32, batch*outputLen)
-	inShape := []int64{int64(batch), 1, int64(t.patch[0]), int64(t.patch[1]), int64(t.patch[2])}
-	outShape := []int64{int64(batch)}
-	for _, n := range t.patch {
-		outShape = append(outShape, int64(n/out.Stride))
-	}
-	outShape = append(outShape, int64(len(out.Anchors)), nodule.Channels)
-
-	var all []nodule.Candidate
-	for done := 0; done < len(t.starts); done += batch {
-		progress(progressDetect+(1-progressDetect)*float64(done)/float64(len(t.starts)),
-			fmt.Sprintf("searching tile %d of %d", done+1, len(t.starts)))
-		// The last batch keeps its shape; what is left of the one before in its
-		// unused places is computed and not looked at.
-		tiles := t.starts[done:min(done+batch, len(t.starts))]
-		for i, start := range tiles {
-			t.fill(input[i*inputLen:][:inputLen], p, start, table, in.Prepare.PadValue)
-		}
-		if err := d.session.run(ctx, input, inShape, output, outShape); err != nil {
-			return nil, t, err
-		}
-		for i, start := range tiles {
-			found, err := nodule.Decode(output[i*outputLen:][:outputLen], t.patch, layout, limits)
-			if err != nil {
-				return nil, t, fmt.Errorf("model %s: %w", d.model.Name, err)
-			}
-			o := t.origin(start)
-			for _, c := range found {
-				if t.contains([3]float64{c.Z, c.Y, c.X}, float64(out.Stride)) {
-					c.Z, c.Y, c.X = c.Z+float64(o[0]), c.Y+float64(o[1]), c.X+float64(o[2])
-					all = append(all, c)
-				}
-			}
-		}
-	}
-	return all, t, nil
-}
-
-// maxReachMM is how far outside the lungs tiles are still searched.
-const maxReachMM = 15
 
 var _ api.Plugin = (*detector)(nil)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"math"
 
 	"hilum/models"
@@ -21,10 +22,11 @@ const idBytes = 8
 
 // selectCandidates turns the candidates of all tiles, in voxels of the prepared scan,
 // into the ones to report, the most probable first.
-func selectCandidates(all []nodule.Candidate, p *ct.Prepared, o models.Output) []nodule.Candidate {
+func selectCandidates(all []nodule.Candidate, p *ct.Prepared, m models.Manifest) []nodule.Candidate {
+	o, reach := m.Output, float64(reachVoxels(m.Input))
 	inLung := all[:0:0]
 	for _, c := range all {
-		if in := shareInLung(p.Mask, c); in > 0 && in >= o.MinInLung {
+		if nearLung(p.Mask, c, reach) && (o.MinInLung == 0 || shareInLung(p.Mask, c) >= o.MinInLung) {
 			inLung = append(inLung, c)
 		}
 	}
@@ -36,24 +38,47 @@ func selectCandidates(all []nodule.Candidate, p *ct.Prepared, o models.Output) [
 // mask holds nodules on the pleura; heart, vessels of the hilum and chest wall
 // are not in it, and round things are plenty there.
 func shareInLung(m *ct.Mask, c nodule.Candidate) float64 {
-	r := max(c.Diameter/2, 1) // at least the voxel of the centre
 	inside, all := 0, 0
-	for z := math.Ceil(c.Z - r); z <= c.Z+r; z++ {
-		for y := math.Ceil(c.Y - r); y <= c.Y+r; y++ {
-			for x := math.Ceil(c.X - r); x <= c.X+r; x++ {
-				dx, dy, dz := x-c.X, y-c.Y, z-c.Z
-				if dx*dx+dy*dy+dz*dz > r*r {
-					continue
-				}
-				all++
-				if x >= 0 && y >= 0 && z >= 0 && x < float64(m.Size[0]) && y < float64(m.Size[1]) && z < float64(m.Size[2]) &&
-					m.Bits[m.Index(int(x), int(y), int(z))] != 0 {
-					inside++
+	for lung := range ball(m, c, c.Diameter/2) {
+		all++
+		if lung {
+			inside++
+		}
+	}
+	return float64(inside) / float64(max(all, 1))
+}
+
+// nearLung tells whether the centre of c lies within reach voxels of the lungs.
+func nearLung(m *ct.Mask, c nodule.Candidate, reach float64) bool {
+	for lung := range ball(m, c, reach) {
+		if lung {
+			return true
+		}
+	}
+	return false
+}
+
+// ball says of every voxel within the radius of the centre of c whether it is
+// lung. It has at least the voxel of the centre.
+func ball(m *ct.Mask, c nodule.Candidate, radius float64) iter.Seq[bool] {
+	r := max(radius, 1)
+	return func(yield func(bool) bool) {
+		for z := math.Ceil(c.Z - r); z <= c.Z+r; z++ {
+			for y := math.Ceil(c.Y - r); y <= c.Y+r; y++ {
+				for x := math.Ceil(c.X - r); x <= c.X+r; x++ {
+					dx, dy, dz := x-c.X, y-c.Y, z-c.Z
+					if dx*dx+dy*dy+dz*dz > r*r {
+						continue
+					}
+					in := x >= 0 && y >= 0 && z >= 0 && x < float64(m.Size[0]) && y < float64(m.Size[1]) && z < float64(m.Size[2]) &&
+						m.Bits[m.Index(int(x), int(y), int(z))] != 0
+					if !yield(in) {
+						return
+					}
 				}
 			}
 		}
 	}
-	return float64(inside) / float64(max(all, 1))
 }
 
 // findings places candidates in the patient. Voxels of a prepared scan are

@@ -1,7 +1,7 @@
 // Command lungnodule is the plugin that finds lung nodules in a chest CT: it
 // reads the series, prepares it as the model's manifest says, runs the network
-// tile by tile on ONNX Runtime, and returns what it found in patient
-// coordinates. The node starts it; see plugins/api.
+// tile by tile on ONNX Runtime, has a classifier judge what it found, and
+// returns that in patient coordinates. The node starts it; see plugins/api.
 //
 // It refuses series that cannot become a volume or show no lungs, and models
 // whose file is not the one of their manifest.
@@ -46,10 +46,11 @@ func main() {
 
 // options are what the command line and the environment say.
 type options struct {
-	modelDir  string  // model folder
-	runtime   string  // ONNX Runtime library or its folder; "": looked for
-	threshold float64 // lowest probability reported; 0: the manifest's
-	log       *slog.Logger
+	modelDir      string  // folder of the detector
+	classifierDir string  // folder of the classifier; "": none
+	runtime       string  // ONNX Runtime library or its folder; "": looked for
+	threshold     float64 // lowest probability reported; 0: the manifest's
+	log           *slog.Logger
 
 	libraryPath string // the runtime's library that was found
 	libraryErr  error  // or why there is none
@@ -71,6 +72,7 @@ func parseFlags(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("lungnodule", flag.ContinueOnError)
 	f.StringVar(&o.modelDir, "model", "", "model `folder` with model.onnx and model.json (required)")
+	f.StringVar(&o.classifierDir, "classifier", "", "`folder` of a model that judges the findings (default: none)")
 	f.StringVar(&o.runtime, "runtime", "", "ONNX Runtime library or the folder it is in (default: $"+runtimeVariable+
 		", then .cache/runtime/current above this program, then the system's folders)")
 	f.Float64Var(&o.threshold, "threshold", 0, "lowest probability that is reported (default: the manifest's)")

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"math"
@@ -11,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"hilum/models"
 	"hilum/plugins/api"
 	"hilum/plugins/apitest"
 	"hilum/trainer/phantom"
@@ -60,45 +57,19 @@ func phantomSeries(t *testing.T) (string, phantom.Truth) {
 	return dir, truth
 }
 
-// coarseModel returns a folder with the blob detector on a grid of 2 mm: an
-// eighth of the work, and its anchors are twice as large.
-func coarseModel(t *testing.T) string {
-	t.Helper()
-	network, err := os.ReadFile(filepath.Join(blobFolder, models.NetworkFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := models.LoadManifest(blobFolder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Input.Prepare.SpacingMM = [3]float64{2, 2, 2}
-	manifest, err := json.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := errors.Join(
-		os.WriteFile(filepath.Join(dir, models.NetworkFile), network, 0o600),
-		os.WriteFile(filepath.Join(dir, models.ManifestFile), manifest, 0o600),
-	); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // TestPlugin runs the suite of every plugin on the real process, and compares
 // what it finds with what is there.
 func TestPlugin(t *testing.T) {
 	library := installedRuntime(t)
 	dir, truth := phantomSeries(t)
+	classifier, _ := judgeFolder(t)
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	apitest.Run(t, apitest.Config{
 		Path:       program,
-		Args:       []string{"--model", coarseModel(t)},
+		Args:       []string{"--model", modelFolder(t, coarseManifest(t), blobNetwork, ""), "--classifier", classifier},
 		Env:        []string{runtimeVariable + "=" + library},
 		GoodFolder: dir,
 		Check: func(t *testing.T, r api.Result) {
@@ -117,6 +88,9 @@ func TestPlugin(t *testing.T) {
 			if s.Nodules == 0 || s.Sensitivity() < 0.7 || len(s.FalsePositives) > 10 {
 				t.Errorf("found %d of %d nodules with %d false positives; missed %v", len(s.Found), s.Nodules, len(s.FalsePositives), s.Missed)
 			}
+			if r.Malignancy == nil {
+				t.Error("the result says nothing of the patient's malignancy")
+			}
 			if r.Device != "cpu" || r.Attributes["provider"] == "" {
 				t.Errorf("device %q, provider %q", r.Device, r.Attributes["provider"])
 			}
@@ -127,9 +101,27 @@ func TestPlugin(t *testing.T) {
 // newTestDetector returns a detector as main makes it.
 func newTestDetector(t *testing.T, model, library string, log io.Writer) *detector {
 	t.Helper()
-	o := options{modelDir: model, runtime: library, log: slog.New(slog.NewTextHandler(log, nil))}
+	return newTestDetectorWith(t, options{modelDir: model, runtime: library}, log)
+}
+
+// openedLibrary is the runtime of the test process: it is loaded once.
+var openedLibrary *library
+
+func newTestDetectorWith(t *testing.T, o options, log io.Writer) *detector {
+	t.Helper()
+	o.log = slog.New(slog.NewTextHandler(log, nil))
 	_ = findRuntime(&o) // kept in o; Describe returns it
-	return newDetector(o)
+	d := newDetector(o)
+	if openedLibrary != nil && openedLibrary.path == o.libraryPath {
+		d.library = openedLibrary
+	}
+	t.Cleanup(func() {
+		d.engine.close()
+		if d.library != nil {
+			openedLibrary = d.library
+		}
+	})
+	return d
 }
 
 func TestDescribeNamesWhatIsMissing(t *testing.T) {

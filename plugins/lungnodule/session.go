@@ -15,14 +15,45 @@ import (
 // providerCUDA is the execution provider for NVIDIA GPUs.
 const providerCUDA = "cuda"
 
+// network is what a session is made of.
+type network struct {
+	name            string // for messages
+	onnx            []byte
+	inputs, outputs []string // names, in the order in which run takes them
+	cpuProviders    []string
+}
+
 // session is a network loaded on one device, ready to run.
 type session struct {
+	network
 	ort      *ort.DynamicAdvancedSession
-	provider string // models.ProviderCPU, models.ProviderOpenVINO or providerCUDA
-	device   string // what a result says: "cpu", "cuda:0"
-	asked    string // the device that was asked for
-	threads  int
+	provider string   // models.ProviderCPU, models.ProviderOpenVINO or providerCUDA
+	device   string   // what a result says: "cpu", "cuda:0"
 	notes    []string // why it is not on the provider that was wanted first
+}
+
+// tensor is an input or an output of a network, float32 with the last axis
+// fastest.
+type tensor struct {
+	shape []int64
+	data  []float32
+}
+
+func newTensor(shape ...int) tensor {
+	t := tensor{shape: make([]int64, len(shape))}
+	n := 1
+	for i, s := range shape {
+		t.shape[i] = int64(s)
+		n *= s
+	}
+	t.data = make([]float32, n)
+	return t
+}
+
+// item returns the numbers of entry i of the first axis.
+func (t tensor) item(i int) []float32 {
+	n := len(t.data) / int(t.shape[0])
+	return t.data[i*n:][:n]
 }
 
 // attempt is one provider to try.
@@ -64,8 +95,8 @@ func attempts(device string, cpuProviders []string) ([]attempt, error) {
 }
 
 // newSession loads the network for a device, on the best provider that works.
-func newSession(l *library, m *models.Model, device string, threads int) (*session, error) {
-	list, err := attempts(device, m.CPUProviders)
+func newSession(l *library, n network, device string, threads int) (*session, error) {
+	list, err := attempts(device, n.cpuProviders)
 	if err != nil {
 		return nil, err
 	}
@@ -77,19 +108,19 @@ func newSession(l *library, m *models.Model, device string, threads int) (*sessi
 			}
 			continue
 		}
-		s, err := a.open(m, threads)
+		s, err := a.open(n, threads)
 		if err == nil {
-			return &session{ort: s, provider: a.provider, device: a.device, asked: device, threads: threads, notes: notes}, nil
+			return &session{network: n, ort: s, provider: a.provider, device: a.device, notes: notes}, nil
 		}
 		if a.provider == models.ProviderCPU {
-			return nil, fmt.Errorf("load model %s %s into ONNX Runtime %s: %w", m.Name, m.Version, l.version, err)
+			return nil, fmt.Errorf("load %s into ONNX Runtime %s: %w", n.name, l.version, err)
 		}
 		notes = append(notes, fmt.Sprintf("ONNX Runtime could not use %s on %s: %v", a.provider, a.device, err))
 	}
 	return nil, errors.New("no execution provider is left to try") // the list ends with the CPU
 }
 
-func (a attempt) open(m *models.Model, threads int) (*ort.DynamicAdvancedSession, error) {
+func (a attempt) open(n network, threads int) (*ort.DynamicAdvancedSession, error) {
 	o, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, err
@@ -115,7 +146,7 @@ func (a attempt) open(m *models.Model, threads int) (*ort.DynamicAdvancedSession
 	if err != nil {
 		return nil, err
 	}
-	return ort.NewDynamicAdvancedSessionWithONNXData(m.Network, []string{m.Input.Name}, []string{m.Output.Name}, o)
+	return ort.NewDynamicAdvancedSessionWithONNXData(n.onnx, n.inputs, n.outputs, o)
 }
 
 func appendCUDA(o *ort.SessionOptions, index int) error {
@@ -134,11 +165,6 @@ func appendCUDA(o *ort.SessionOptions, index int) error {
 	return o.AppendExecutionProviderCUDA(c)
 }
 
-// fits tells whether the session is the one for that device and thread count.
-func (s *session) fits(device string, threads int) bool {
-	return s != nil && s.asked == device && s.threads == threads
-}
-
 func (s *session) close() {
 	if s != nil && s.ort != nil {
 		_ = s.ort.Destroy() // only says that it was destroyed before
@@ -146,25 +172,25 @@ func (s *session) close() {
 	}
 }
 
-// run puts input of [n, 1, patch] through the network into output. It ends soon
-// after ctx does.
-func (s *session) run(ctx context.Context, input []float32, inShape []int64, output []float32, outShape []int64) error {
+// run puts the inputs through the network into the outputs, which have the
+// network's order. It ends soon after ctx does.
+func (s *session) run(ctx context.Context, inputs, outputs []tensor) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	in, err := ort.NewTensor(inShape, input)
+	in, err := values(inputs)
+	defer destroy(in)
 	if err != nil {
-		return fmt.Errorf("make the network's input: %w", err)
+		return fmt.Errorf("make the input of %s: %w", s.name, err)
 	}
-	defer func() { _ = in.Destroy() }()
-	out, err := ort.NewTensor(outShape, output)
+	out, err := values(outputs)
+	defer destroy(out)
 	if err != nil {
-		return fmt.Errorf("make the network's output: %w", err)
+		return fmt.Errorf("make the output of %s: %w", s.name, err)
 	}
-	defer func() { _ = out.Destroy() }()
 	opts, err := ort.NewRunOptions()
 	if err != nil {
-		return fmt.Errorf("run the network: %w", err)
+		return fmt.Errorf("run %s: %w", s.name, err)
 	}
 	defer func() { _ = opts.Destroy() }()
 	ended := make(chan struct{})
@@ -172,13 +198,31 @@ func (s *session) run(ctx context.Context, input []float32, inShape []int64, out
 		_ = opts.Terminate() // it fails only for options that are gone; they wait for ended
 		close(ended)
 	})
-	err = s.ort.RunWithOptions([]ort.Value{in}, []ort.Value{out}, opts)
+	err = s.ort.RunWithOptions(in, out, opts)
 	if !stop() {
 		<-ended
 		return ctx.Err()
 	}
 	if err != nil {
-		return fmt.Errorf("run the network on %s: %w", s.device, err)
+		return fmt.Errorf("run %s on %s: %w", s.name, s.device, err)
 	}
 	return nil
+}
+
+func values(tensors []tensor) ([]ort.Value, error) {
+	var out []ort.Value
+	for _, t := range tensors {
+		v, err := ort.NewTensor(t.shape, t.data)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func destroy(values []ort.Value) {
+	for _, v := range values {
+		_ = v.Destroy() // only says that it was destroyed before
+	}
 }

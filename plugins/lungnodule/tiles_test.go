@@ -142,10 +142,15 @@ func TestSelectCandidates(t *testing.T) {
 		at(5, 5, 0.6),
 		{Z: -30, Y: 20, X: 20, Diameter: 10, Probability: 0.9}, // outside the scan
 	}
-	got := selectCandidates(in, p, models.Output{NMSIoU: 0.05, Merge: 1, MinInLung: 0.5, TopK: 10})
+	model := models.Manifest{
+		Input:  models.Input{Prepare: ct.DefaultPrepareSpec(), ReachMM: 10},
+		Output: models.Output{NMSIoU: 0.05, Merge: 1, MinInLung: 0.5, TopK: 10},
+	}
+	got := selectCandidates(in, p, model)
 	want := []nodule.Candidate{at(21, 9, 0.9), at(47, 16, 0.8), at(5, 5, 0.6)}
-	if loose := selectCandidates(in, p, models.Output{NMSIoU: 0.05, Merge: 0.5, TopK: 10}); !slices.Contains(loose, in[3]) || len(loose) != 3 {
-		t.Errorf("with min_in_lung 0 selected %v, want the one that touches the lung too", loose)
+	model.Output.MinInLung, model.Output.Merge = 0, 0.5
+	if loose := selectCandidates(in, p, model); !slices.Contains(loose, in[3]) || len(loose) != 3 {
+		t.Errorf("with min_in_lung 0 selected %v, want the one within reach of the lung too", loose)
 	}
 	if len(got) != len(want) {
 		t.Fatalf("selected %v, want %v", got, want)

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"hilum/plugins/api"
@@ -47,10 +50,18 @@ var behaviours = map[string]func(ctx context.Context, arg string, result *api.Re
 		return &api.InputError{Reason: "null was told to refuse"}
 	},
 
+	// ways to be generous
+	"pictures": func(_ context.Context, _ string, r *api.Result) error { picture(r.Findings); return nil },
+
 	// ways to be rude
-	"say":     func(_ context.Context, arg string, _ *api.Result) error { fmt.Fprintln(os.Stderr, arg); return nil },
-	"garbage": garbage,
-	"fork":    fork,
+	"say":      func(_ context.Context, arg string, _ *api.Result) error { fmt.Fprintln(os.Stderr, arg); return nil },
+	"garbage":  garbage,
+	"fork":     fork,
+	"flee":     flee,
+	"allocate": allocate,
+	"destroy":  destroy,
+	"gossip":   gossip,
+	"try":      try,
 
 	// ways to lie
 	"flood": func(_ context.Context, arg string, r *api.Result) error {
@@ -60,6 +71,12 @@ var behaviours = map[string]func(ctx context.Context, arg string, result *api.Re
 	"nan": func(_ context.Context, _ string, r *api.Result) error {
 		for i := range r.Findings {
 			r.Findings[i].Probability = math.NaN()
+		}
+		return nil
+	},
+	"outside": func(_ context.Context, _ string, r *api.Result) error {
+		for i := range r.Findings {
+			r.Findings[i].Center = [3]float64{1e9, 0, 0}
 		}
 		return nil
 	},
@@ -103,15 +120,98 @@ func garbage(context.Context, string, *api.Result) error {
 	return err
 }
 
-// fork leaves a child behind that holds on to stdout and stderr, and says its
-// process id on stderr.
-func fork(context.Context, string, *api.Result) error {
-	child := exec.Command("sleep", "1000")
+// fork leaves a child behind, "sleep" for the seconds that arg says, that holds
+// on to stdout and stderr.
+func fork(_ context.Context, arg string, _ *api.Result) error {
+	return leave(exec.Command("sleep", arg))
+}
+
+// flee does it better: the child has a session of its own, no parent, no
+// environment and no output.
+func flee(_ context.Context, arg string, _ *api.Result) error {
+	child := exec.Command("setsid", "--fork", "env", "-i", "sleep", arg)
+	child.Stdin = nil
+	return child.Run()
+}
+
+func leave(child *exec.Cmd) error {
 	child.Stdout, child.Stderr = stdout, stderr
-	if err := child.Start(); err != nil {
+	return child.Start()
+}
+
+// allocate takes memory, and uses it, without end.
+func allocate(ctx context.Context, _ string, _ *api.Result) error {
+	const step = 16 << 20
+	var all [][]byte
+	for ctx.Err() == nil {
+		b := make([]byte, step)
+		for i := 0; i < len(b); i += os.Getpagesize() {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
+	return fmt.Errorf("null took %d blocks of memory", len(all))
+}
+
+// folder is where the series of the running job lies; there is one job at a time.
+var folder string
+
+// destroy does to the series what it can: delete, overwrite, add.
+func destroy(context.Context, string, *api.Result) error {
+	names, _ := os.ReadDir(folder) // what cannot be listed cannot be destroyed
+	_ = os.Chmod(folder, 0o700)
+	for _, name := range names {
+		path := filepath.Join(folder, name.Name())
+		_ = os.Chmod(path, 0o600)
+		_ = os.WriteFile(path, []byte("destroyed"), 0o600)
+		_ = os.Remove(path)
+	}
+	_ = os.WriteFile(filepath.Join(folder, "added"), nil, 0o600)
+	return nil
+}
+
+// gossip prints every readable word of the series.
+func gossip(context.Context, string, *api.Result) error {
+	names, err := os.ReadDir(folder)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(stderr, "forked", child.Process.Pid)
+	for _, name := range names {
+		b, err := os.ReadFile(filepath.Join(folder, name.Name()))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stderr, api.CleanText(string(b), 4096))
+	}
+	return nil
+}
+
+// try does one thing to a path and says in a note if it could.
+func try(_ context.Context, arg string, r *api.Result) error {
+	verb, path, _ := strings.Cut(arg, ":")
+	var err error
+	switch verb {
+	case "read":
+		_, err = os.ReadFile(path)
+	case "list":
+		_, err = os.ReadDir(path)
+	case "write":
+		err = os.WriteFile(path, []byte("null was here"), 0o600)
+	case "dial":
+		var c net.Conn
+		if c, err = net.DialTimeout("tcp", path, time.Second); err == nil {
+			err = c.Close()
+		}
+	case "kill":
+		err = syscall.Kill(number(path), syscall.SIGKILL)
+	default:
+		return fmt.Errorf("null cannot try to %s", verb)
+	}
+	answer := "yes"
+	if err != nil {
+		answer = "no"
+	}
+	r.Notes = append(r.Notes, verb+" "+answer)
 	return nil
 }
 

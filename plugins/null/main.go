@@ -62,6 +62,7 @@ func (p plugin) Analyze(ctx context.Context, job api.Job, progress api.Progress)
 	if own, ok := strings.CutPrefix(job.Series["SeriesDescription"], "null:"); ok {
 		do = own
 	}
+	folder = job.Folder
 	if err := behave(ctx, do, &result); err != nil {
 		return api.Result{}, err
 	}

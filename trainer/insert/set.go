@@ -114,7 +114,10 @@ func Run(ctx context.Context, paths []string, o SetOptions, progress func(done, 
 
 // uid returns the name of the new scan: another one for other options.
 func (o SetOptions) uid(scan string) string {
-	key := fmt.Sprint(o.Seed, o.Nodules, o.RealShare, len(o.Sources), len(o.Diameters))
+	key := fmt.Sprint(o.Seed, o.Nodules, o.RealShare, len(o.Diameters))
+	for _, s := range o.Sources {
+		key += s.Name
+	}
 	for _, known := range [][]luna.Nodule{o.Annotations, o.Excluded} {
 		for _, n := range known {
 			if n.SeriesUID == scan {

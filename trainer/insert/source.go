@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math"
@@ -140,4 +141,16 @@ func meanVote(text string) float64 {
 func (s Source) mask() string {
 	extension := filepath.Ext(s.File)
 	return strings.TrimSuffix(s.File, extension) + "_mask" + extension
+}
+
+// Fold returns in which of n folds a patient is, 0 to n-1. It depends on the
+// name alone, so that every program puts a patient into the same fold: the
+// CRC-32 (IEEE) of the name modulo n, as trainer/torch does when it trains.
+func Fold(patient string, n int) int {
+	return int(crc32.ChecksumIEEE([]byte(patient)) % uint32(n))
+}
+
+// OfPatients returns the sources of the patients that keep is true for.
+func OfPatients(all []Source, keep func(patient string) bool) []Source {
+	return slices.DeleteFunc(slices.Clone(all), func(s Source) bool { return !keep(s.Patient) })
 }

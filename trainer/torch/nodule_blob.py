@@ -355,6 +355,7 @@ def manifest(s: Settings, network_bytes: bytes) -> dict:
             "step": s.stride,
             "margin": s.margin,
             "batch": 1,
+            "reach_mm": 15,
         },
         "output": {
             "name": "candidates",

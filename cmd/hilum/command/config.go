@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"hilum/models"
+	"hilum/node"
 	"hilum/node/config"
 )
 
@@ -50,13 +50,8 @@ func newConfigCheckCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, p := range cfg.Plugins {
-				if p.Model == "" {
-					continue
-				}
-				if _, err := models.Load(p.Model); err != nil {
-					return usage(fmt.Errorf("plugin %s: %w", p.Name, err))
-				}
+			if _, err := node.Specs(cfg); err != nil {
+				return usage(err)
 			}
 			file := cfg.File
 			if file == "" {

@@ -19,9 +19,9 @@ func newDeliveryCommand(g *global) *cobra.Command {
 				return c.Deliveries(ctx)
 			},
 			show: func(out io.Writer, deliveries []web.Delivery) error {
-				t := newTable(out, "ID", "DESTINATION", "STATE", "ATTEMPTS", "UPDATED", "OBJECT", "REASON")
+				t := newTable(out, "ID", "DESTINATION", "KIND", "STATE", "ATTEMPTS", "UPDATED", "OBJECT", "REASON")
 				for _, d := range deliveries {
-					t.row(d.ID, d.Destination, d.State, d.Attempts, clock(d.Updated), d.SOPInstanceUID, d.Reason)
+					t.row(d.ID, d.Destination, d.Kind, d.State, d.Attempts, clock(d.Updated), d.SOPInstanceUID, d.Reason)
 				}
 				return t.flush()
 			},

@@ -91,7 +91,7 @@ func (d *demo) run(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("make the node's log: %w", err)
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	n, err := node.Start(ctx, node.Options{Config: cfg, Version: version, Logger: newLogger(cfg.Log, log)})
+	n, err := node.Start(ctx, node.Options{Config: cfg, Version: version, Logger: newLogger(cfg.Log, log), AllPlugins: true})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -34,9 +35,26 @@ func showFindings(out io.Writer, findings []web.Finding) error {
 		_, err := fmt.Fprintln(out, "no findings")
 		return err
 	}
-	t := newTable(out, "#", "X mm", "Y mm", "Z mm", "DIAMETER mm", "PROBABILITY")
+	judged := slices.ContainsFunc(findings, func(f web.Finding) bool { return f.Malignancy != nil })
+	columns := []string{"#", "X mm", "Y mm", "Z mm", "DIAMETER mm", "PROBABILITY"}
+	if judged {
+		columns = append(columns, "MALIGNANCY", "TEXTURE")
+	}
+	t := newTable(out, columns...)
 	for i, f := range findings {
-		t.row(i+1, fmt.Sprintf("%.1f", f.X), fmt.Sprintf("%.1f", f.Y), fmt.Sprintf("%.1f", f.Z), fmt.Sprintf("%.1f", f.DiameterMM), fmt.Sprintf("%.3f", f.Probability))
+		row := []any{i + 1}
+		for _, v := range []float64{f.X, f.Y, f.Z, f.DiameterMM} {
+			row = append(row, fmt.Sprintf("%.1f", v))
+		}
+		row = append(row, fmt.Sprintf("%.3f", f.Probability))
+		if judged {
+			malignancy := ""
+			if f.Malignancy != nil {
+				malignancy = fmt.Sprintf("%.3f", *f.Malignancy)
+			}
+			row = append(row, malignancy, f.Texture)
+		}
+		t.row(row...)
 	}
 	return t.flush()
 }

@@ -70,7 +70,7 @@ func listModels(root string) ([]modelView, error) {
 			continue
 		}
 		v := modelView{Folder: dir}
-		if m, err := models.Load(dir); err != nil {
+		if m, err := models.Verify(dir, ""); err != nil {
 			v.Reason = err.Error()
 		} else {
 			v.Name, v.Version, v.Task, v.SHA256 = m.Name, m.Version, m.Task, m.SHA256
@@ -88,12 +88,12 @@ func newModelVerifyCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, dir := range args {
-				m, err := models.Load(dir)
+				m, err := models.Verify(dir, "")
 				if err != nil {
 					errs = append(errs, err)
 					continue
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: good. %s %s, sha256 %s\n", dir, m.Name, m.Version, m.SHA256)
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: good. %s %s (%s), sha256 %s\n", dir, m.Name, m.Version, m.Task, m.SHA256)
 			}
 			return errors.Join(errs...)
 		},

@@ -22,7 +22,8 @@ type phantomCommand struct {
 	asJSON    bool
 
 	set                              insert.SetOptions
-	source                           string
+	source, patients, fold           string
+	withoutFold                      string
 	simulated, real                  bool
 	annotations, excluded, diameters string
 }
@@ -45,7 +46,9 @@ folders) and write the new scans, under UIDs of their own, into --out with
 LUNA16's tables and the truth of each scan: kind, place, and the patient that a
 real nodule is from. --source names a folder of real nodules (NAME.csv beside the
 folder NAME with crops and masks); without it all nodules are simulated. Findings
-given by --annotations and --excluded are kept clear and carried over.
+given by --annotations and --excluded are kept clear and carried over. --patients,
+--fold and --without-fold choose whose nodules are taken, so that a model can be
+measured on patients that it was not trained on.
 
 The same seed and options give the same data. --luna and --into go on from where
 an earlier run of the same options was cut off.
@@ -66,6 +69,9 @@ an earlier run of the same options was cut off.
 	f.Float64Var(&c.height, "height", 300, "length of the scans of the data set, mm: less is a part of the chest")
 	f.StringSliceVar(&c.into, "into", nil, "`CT` to put nodules into; more may follow as arguments")
 	f.StringVar(&c.source, "source", "", "`FOLDER` of real nodules")
+	f.StringVar(&c.patients, "patients", "", "`FILE` with the patients of --source to take, one a line")
+	f.StringVar(&c.fold, "fold", "", "take the patients in fold `K/N` of --source (0/5 … 4/5: by the CRC-32 of their names, as in training)")
+	f.StringVar(&c.withoutFold, "without-fold", "", "leave the patients in fold `K/N` of --source out")
 	f.BoolVar(&c.simulated, "simulated-only", false, "insert no real nodules")
 	f.BoolVar(&c.real, "real-only", false, "insert no simulated nodules")
 	f.BoolVar(&c.set.DICOM, "dicom", false, "write the new scans as DICOM series")
@@ -79,7 +85,7 @@ an earlier run of the same options was cut off.
 // Flags that belong to one way of using the command.
 var (
 	lunaFlags = []string{"scans", "height"}
-	intoFlags = []string{"source", "simulated-only", "real-only", "dicom", "annotations", "excluded", "diameters", "plugin"}
+	intoFlags = []string{"source", "patients", "fold", "without-fold", "simulated-only", "real-only", "dicom", "annotations", "excluded", "diameters", "plugin"}
 )
 
 func (c *phantomCommand) run(cmd *cobra.Command, args []string) error {
@@ -197,9 +203,11 @@ func (c *phantomCommand) insert(cmd *cobra.Command, scans []string, given func(s
 	}
 	var err error
 	if c.source != "" {
-		if o.Sources, err = insert.ReadSources(c.source); err != nil {
+		if o.Sources, err = c.sources(); err != nil {
 			return err
 		}
+	} else if c.patients != "" || c.fold != "" || c.withoutFold != "" {
+		return usage(errors.New("--patients, --fold and --without-fold choose among the nodules of --source: give it too"))
 	}
 	if c.annotations != "" {
 		if o.Annotations, err = luna.ReadAnnotations(c.annotations); err != nil {

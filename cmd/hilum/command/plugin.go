@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,15 +33,25 @@ func newPluginCommand(g *global) *cobra.Command {
 }
 
 func showPlugins(out io.Writer, plugins []web.Plugin) error {
-	t := newTable(out, "NAME", "STATE", "PID", "RESTARTS", "KIND", "VERSION", "RUNTIME", "MODELS", "TAKES")
+	t := newTable(out, "NAME", "STATE", "PID", "RESTARTS", "KIND", "VERSION", "RUNTIME", "MODELS", "DEVICES", "MEMORY", "HELD TO", "REASON")
 	for _, p := range plugins {
 		var models []string
 		for _, m := range p.Models {
 			models = append(models, m.Name+" "+m.Version)
 		}
-		t.row(p.Name, p.State, p.PID, p.Restarts, p.Kind, p.Version, p.Runtime, strings.Join(models, ", "), strings.Join(p.Modalities, ", "))
+		t.row(p.Name, p.State, p.PID, p.Restarts, p.Kind, p.Version, p.Runtime, strings.Join(models, ", "),
+			strings.Join(p.Devices, ", "), memory(p), cmp.Or(p.Isolation, "nothing"), p.Reason)
 	}
 	return t.flush()
+}
+
+// memory says what a process uses of what it may use, in MiB.
+func memory(p web.Plugin) string {
+	limit := "no limit"
+	if p.MemoryLimitBytes > 0 {
+		limit = fmt.Sprint(p.MemoryLimitBytes>>20, " MiB")
+	}
+	return fmt.Sprintf("%d of %s", p.MemoryBytes>>20, limit)
 }
 
 func newPluginCheckCommand(g *global) *cobra.Command {

@@ -106,7 +106,7 @@ PACS as structured reports. For research use; not a medical device.
 			root.AddCommand(c)
 		}
 	}
-	add("node", newServeCommand(g), newDemoCommand(), newConfigCommand(g), newPluginCommand(g))
+	add("node", newServeCommand(g), newDemoCommand(), newConfigCommand(g), newPluginCommand(g), newRuleCommand(g))
 	add("look", newStudyCommand(g), newJobCommand(g), newFindingCommand(g), newDeliveryCommand(g), newStoreCommand(g))
 	add("peer", newEchoCommand(g), newSendCommand(g), newPhantomCommand())
 	add("train", newModelCommand(), newTrainCommand(g))

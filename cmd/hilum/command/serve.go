@@ -25,7 +25,9 @@ func newServeCommand(g *global) *cobra.Command {
 		Short: "Run the node until it is interrupted",
 		Long: `Run the node until SIGINT or SIGTERM: new associations are then refused, images
 under way are stored, running analyses go back into the queue, plugins end.
-SIGHUP makes it read the files of TLS again; associations go on.
+SIGHUP makes it read the configuration and the files of TLS again: it takes over
+plugins, devices, pipelines and rules, and tries broken plugins again.
+Associations and running analyses go on.
 
 ` + exitHelp,
 		Args: cobra.NoArgs,
@@ -34,12 +36,21 @@ SIGHUP makes it read the files of TLS again; associations go on.
 			if err != nil {
 				return err
 			}
-			return runServe(cmd.Context(), cfg, newLogger(cfg.Log, cmd.ErrOrStderr()))
+			return runServe(cmd.Context(), cfg, g.load, newLogger(cfg.Log, cmd.ErrOrStderr()))
 		},
 	}
 }
 
-func runServe(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+func reloadNode(ctx context.Context, n *node.Node, load func() (config.Config, error)) error {
+	cfg, err := load()
+	if err != nil {
+		return err
+	}
+	return n.Reload(ctx, cfg)
+}
+
+// runServe runs a node; load reads its configuration again.
+func runServe(ctx context.Context, cfg config.Config, load func() (config.Config, error), log *slog.Logger) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP) // before the start, which it must not end
 	defer signal.Stop(reload)
@@ -50,7 +61,7 @@ func runServe(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	for running := true; running; {
 		select {
 		case <-reload:
-			if err := n.Reload(); err != nil {
+			if err := reloadNode(ctx, n, load); err != nil {
 				log.Error("not reloaded", "error", err)
 			}
 			continue

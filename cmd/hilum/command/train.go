@@ -7,12 +7,15 @@ import (
 // newTrainCommand holds the commands that turn LUNA16 into models; one file
 // each, train_<verb>.go.
 func newTrainCommand(g *global) *cobra.Command {
-	return group("train", "Prepare data for training, measure models",
+	return group("train", "Prepare data, train networks, measure models",
 		newTrainConvertCommand(),
 		newTrainPrepareCommand(),
 		newTrainLabelsCommand(),
 		newTrainEvaluateCommand(),
 		newTrainPhantomCommand(),
 		newTrainPredictCommand(),
+		newTrainDetectorCommand(),
+		newTrainClassifierCommand(),
+		newTrainExportCommand(),
 	)
 }

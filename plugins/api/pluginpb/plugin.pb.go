@@ -462,10 +462,12 @@ func (x *Progress) GetMessage() string {
 }
 
 type Result struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`                                                                                   // where it really ran
-	Notes         []string               `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`                                                                                     // for people
-	Attributes    map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // timings, counts
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Device     string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`                                                                                   // where it really ran
+	Notes      []string               `protobuf:"bytes,2,rep,name=notes,proto3" json:"notes,omitempty"`                                                                                     // for people
+	Attributes map[string]string      `protobuf:"bytes,3,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // timings, counts
+	// Probability that any nodule of this patient is malignant, 0 to 1.
+	Malignancy    *float64 `protobuf:"fixed64,4,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -519,6 +521,13 @@ func (x *Result) GetAttributes() map[string]string {
 		return x.Attributes
 	}
 	return nil
+}
+
+func (x *Result) GetMalignancy() float64 {
+	if x != nil && x.Malignancy != nil {
+		return *x.Malignancy
+	}
+	return 0
 }
 
 type Vector struct {
@@ -582,17 +591,24 @@ func (x *Vector) GetZ() float64 {
 }
 
 type Finding struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Center        *Vector                `protobuf:"bytes,2,opt,name=center,proto3" json:"center,omitempty"` // mm
-	Size          *Vector                `protobuf:"bytes,3,opt,name=size,proto3" json:"size,omitempty"`     // edge lengths of the box along x, y, z in mm
-	DiameterMm    float64                `protobuf:"fixed64,4,opt,name=diameter_mm,json=diameterMm,proto3" json:"diameter_mm,omitempty"`
-	Probability   float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"`     // 0 to 1
-	Malignancy    *float64               `protobuf:"fixed64,6,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"` // 0 to 1
-	Label         string                 `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
-	Mask          *Mask                  `protobuf:"bytes,8,opt,name=mask,proto3" json:"mask,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Id                 string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Center             *Vector                `protobuf:"bytes,2,opt,name=center,proto3" json:"center,omitempty"` // mm
+	Size               *Vector                `protobuf:"bytes,3,opt,name=size,proto3" json:"size,omitempty"`     // edge lengths of the box along x, y, z in mm
+	DiameterMm         float64                `protobuf:"fixed64,4,opt,name=diameter_mm,json=diameterMm,proto3" json:"diameter_mm,omitempty"`
+	Probability        float64                `protobuf:"fixed64,5,opt,name=probability,proto3" json:"probability,omitempty"`     // 0 to 1
+	Malignancy         *float64               `protobuf:"fixed64,6,opt,name=malignancy,proto3,oneof" json:"malignancy,omitempty"` // probability, 0 to 1; absent: not judged
+	Label              string                 `protobuf:"bytes,7,opt,name=label,proto3" json:"label,omitempty"`
+	Mask               *Mask                  `protobuf:"bytes,8,opt,name=mask,proto3" json:"mask,omitempty"`
+	Texture            string                 `protobuf:"bytes,9,opt,name=texture,proto3" json:"texture,omitempty"`                                                    // solid | part-solid | ground-glass; empty: not judged
+	TextureProbability float64                `protobuf:"fixed64,10,opt,name=texture_probability,json=textureProbability,proto3" json:"texture_probability,omitempty"` // of that texture, 0 to 1
+	Site               string                 `protobuf:"bytes,20,opt,name=site,proto3" json:"site,omitempty"`                                                         // where in the body: one of the names of the Go type Site, or empty
+	LongAxisMm         float64                `protobuf:"fixed64,21,opt,name=long_axis_mm,json=longAxisMm,proto3" json:"long_axis_mm,omitempty"`                       // longest diameter in one slice; zero if not measured
+	ShortAxisMm        float64                `protobuf:"fixed64,22,opt,name=short_axis_mm,json=shortAxisMm,proto3" json:"short_axis_mm,omitempty"`                    // longest diameter at a right angle to it, in the same slice
+	VolumeMm3          float64                `protobuf:"fixed64,23,opt,name=volume_mm3,json=volumeMm3,proto3" json:"volume_mm3,omitempty"`                            // zero if not measured
+	Views              []*View                `protobuf:"bytes,24,rep,name=views,proto3" json:"views,omitempty"`                                                       // pictures for people: axial, coronal, sagittal
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Finding) Reset() {
@@ -681,6 +697,149 @@ func (x *Finding) GetMask() *Mask {
 	return nil
 }
 
+func (x *Finding) GetTexture() string {
+	if x != nil {
+		return x.Texture
+	}
+	return ""
+}
+
+func (x *Finding) GetTextureProbability() float64 {
+	if x != nil {
+		return x.TextureProbability
+	}
+	return 0
+}
+
+func (x *Finding) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Finding) GetLongAxisMm() float64 {
+	if x != nil {
+		return x.LongAxisMm
+	}
+	return 0
+}
+
+func (x *Finding) GetShortAxisMm() float64 {
+	if x != nil {
+		return x.ShortAxisMm
+	}
+	return 0
+}
+
+func (x *Finding) GetVolumeMm3() float64 {
+	if x != nil {
+		return x.VolumeMm3
+	}
+	return 0
+}
+
+func (x *Finding) GetViews() []*View {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+// View is a grey picture of the scan around a finding, for reports that are
+// pictures: the node itself decodes no pixels.
+type View struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Columns       uint32                 `protobuf:"varint,1,opt,name=columns,proto3" json:"columns,omitempty"`
+	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	Spacing       float64                `protobuf:"fixed64,3,opt,name=spacing,proto3" json:"spacing,omitempty"`                       // mm from pixel to pixel along columns and rows
+	Origin        *Vector                `protobuf:"bytes,4,opt,name=origin,proto3" json:"origin,omitempty"`                           // centre of the first pixel, mm
+	ColumnAxis    *Vector                `protobuf:"bytes,5,opt,name=column_axis,json=columnAxis,proto3" json:"column_axis,omitempty"` // unit vector in which the column number grows
+	RowAxis       *Vector                `protobuf:"bytes,6,opt,name=row_axis,json=rowAxis,proto3" json:"row_axis,omitempty"`
+	Pixels        []byte                 `protobuf:"bytes,7,opt,name=pixels,proto3" json:"pixels,omitempty"` // one byte a pixel, 0 black to 255 white, row by row
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *View) Reset() {
+	*x = View{}
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *View) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*View) ProtoMessage() {}
+
+func (x *View) ProtoReflect() protoreflect.Message {
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use View.ProtoReflect.Descriptor instead.
+func (*View) Descriptor() ([]byte, []int) {
+	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *View) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *View) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *View) GetSpacing() float64 {
+	if x != nil {
+		return x.Spacing
+	}
+	return 0
+}
+
+func (x *View) GetOrigin() *Vector {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *View) GetColumnAxis() *Vector {
+	if x != nil {
+		return x.ColumnAxis
+	}
+	return nil
+}
+
+func (x *View) GetRowAxis() *Vector {
+	if x != nil {
+		return x.RowAxis
+	}
+	return nil
+}
+
+func (x *View) GetPixels() []byte {
+	if x != nil {
+		return x.Pixels
+	}
+	return nil
+}
+
 // Mask is a grid of voxels of its own around the finding.
 type Mask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -699,7 +858,7 @@ type Mask struct {
 
 func (x *Mask) Reset() {
 	*x = Mask{}
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[9]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +870,7 @@ func (x *Mask) String() string {
 func (*Mask) ProtoMessage() {}
 
 func (x *Mask) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[9]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +883,7 @@ func (x *Mask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mask.ProtoReflect.Descriptor instead.
 func (*Mask) Descriptor() ([]byte, []int) {
-	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{9}
+	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Mask) GetColumns() uint32 {
@@ -798,7 +957,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[10]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +969,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[10]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +982,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{10}
+	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{11}
 }
 
 type DrainReply struct {
@@ -834,7 +993,7 @@ type DrainReply struct {
 
 func (x *DrainReply) Reset() {
 	*x = DrainReply{}
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[11]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1005,7 @@ func (x *DrainReply) String() string {
 func (*DrainReply) ProtoMessage() {}
 
 func (x *DrainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[11]
+	mi := &file_plugins_api_pluginpb_plugin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1018,7 @@ func (x *DrainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainReply.ProtoReflect.Descriptor instead.
 func (*DrainReply) Descriptor() ([]byte, []int) {
-	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{11}
+	return file_plugins_api_pluginpb_plugin_proto_rawDescGZIP(), []int{12}
 }
 
 var File_plugins_api_pluginpb_plugin_proto protoreflect.FileDescriptor
@@ -900,20 +1059,24 @@ const file_plugins_api_pluginpb_plugin_proto_rawDesc = "" +
 	"\x05event\"@\n" +
 	"\bProgress\x12\x1a\n" +
 	"\bfraction\x18\x01 \x01(\x01R\bfraction\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xbe\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xf2\x01\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x14\n" +
 	"\x05notes\x18\x02 \x03(\tR\x05notes\x12G\n" +
 	"\n" +
 	"attributes\x18\x03 \x03(\v2'.hilum.plugin.v1.Result.AttributesEntryR\n" +
-	"attributes\x1a=\n" +
+	"attributes\x12#\n" +
+	"\n" +
+	"malignancy\x18\x04 \x01(\x01H\x00R\n" +
+	"malignancy\x88\x01\x01\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"2\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\v_malignancy\"2\n" +
 	"\x06Vector\x12\f\n" +
 	"\x01x\x18\x01 \x01(\x01R\x01x\x12\f\n" +
 	"\x01y\x18\x02 \x01(\x01R\x01y\x12\f\n" +
-	"\x01z\x18\x03 \x01(\x01R\x01z\"\xaf\x02\n" +
+	"\x01z\x18\x03 \x01(\x01R\x01z\"\xa0\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x06center\x18\x02 \x01(\v2\x17.hilum.plugin.v1.VectorR\x06center\x12+\n" +
@@ -925,8 +1088,27 @@ const file_plugins_api_pluginpb_plugin_proto_rawDesc = "" +
 	"malignancy\x18\x06 \x01(\x01H\x00R\n" +
 	"malignancy\x88\x01\x01\x12\x14\n" +
 	"\x05label\x18\a \x01(\tR\x05label\x12)\n" +
-	"\x04mask\x18\b \x01(\v2\x15.hilum.plugin.v1.MaskR\x04maskB\r\n" +
-	"\v_malignancy\"\xea\x02\n" +
+	"\x04mask\x18\b \x01(\v2\x15.hilum.plugin.v1.MaskR\x04mask\x12\x18\n" +
+	"\atexture\x18\t \x01(\tR\atexture\x12/\n" +
+	"\x13texture_probability\x18\n" +
+	" \x01(\x01R\x12textureProbability\x12\x12\n" +
+	"\x04site\x18\x14 \x01(\tR\x04site\x12 \n" +
+	"\flong_axis_mm\x18\x15 \x01(\x01R\n" +
+	"longAxisMm\x12\"\n" +
+	"\rshort_axis_mm\x18\x16 \x01(\x01R\vshortAxisMm\x12\x1d\n" +
+	"\n" +
+	"volume_mm3\x18\x17 \x01(\x01R\tvolumeMm3\x12+\n" +
+	"\x05views\x18\x18 \x03(\v2\x15.hilum.plugin.v1.ViewR\x05viewsB\r\n" +
+	"\v_malignancy\"\x85\x02\n" +
+	"\x04View\x12\x18\n" +
+	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x18\n" +
+	"\aspacing\x18\x03 \x01(\x01R\aspacing\x12/\n" +
+	"\x06origin\x18\x04 \x01(\v2\x17.hilum.plugin.v1.VectorR\x06origin\x128\n" +
+	"\vcolumn_axis\x18\x05 \x01(\v2\x17.hilum.plugin.v1.VectorR\n" +
+	"columnAxis\x122\n" +
+	"\brow_axis\x18\x06 \x01(\v2\x17.hilum.plugin.v1.VectorR\arowAxis\x12\x16\n" +
+	"\x06pixels\x18\a \x01(\fR\x06pixels\"\xea\x02\n" +
 	"\x04Mask\x12\x18\n" +
 	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
 	"\x04rows\x18\x02 \x01(\rR\x04rows\x12\x16\n" +
@@ -959,7 +1141,7 @@ func file_plugins_api_pluginpb_plugin_proto_rawDescGZIP() []byte {
 	return file_plugins_api_pluginpb_plugin_proto_rawDescData
 }
 
-var file_plugins_api_pluginpb_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_plugins_api_pluginpb_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_plugins_api_pluginpb_plugin_proto_goTypes = []any{
 	(*DescribeRequest)(nil), // 0: hilum.plugin.v1.DescribeRequest
 	(*Description)(nil),     // 1: hilum.plugin.v1.Description
@@ -970,39 +1152,44 @@ var file_plugins_api_pluginpb_plugin_proto_goTypes = []any{
 	(*Result)(nil),          // 6: hilum.plugin.v1.Result
 	(*Vector)(nil),          // 7: hilum.plugin.v1.Vector
 	(*Finding)(nil),         // 8: hilum.plugin.v1.Finding
-	(*Mask)(nil),            // 9: hilum.plugin.v1.Mask
-	(*DrainRequest)(nil),    // 10: hilum.plugin.v1.DrainRequest
-	(*DrainReply)(nil),      // 11: hilum.plugin.v1.DrainReply
-	nil,                     // 12: hilum.plugin.v1.Job.SeriesEntry
-	nil,                     // 13: hilum.plugin.v1.Result.AttributesEntry
+	(*View)(nil),            // 9: hilum.plugin.v1.View
+	(*Mask)(nil),            // 10: hilum.plugin.v1.Mask
+	(*DrainRequest)(nil),    // 11: hilum.plugin.v1.DrainRequest
+	(*DrainReply)(nil),      // 12: hilum.plugin.v1.DrainReply
+	nil,                     // 13: hilum.plugin.v1.Job.SeriesEntry
+	nil,                     // 14: hilum.plugin.v1.Result.AttributesEntry
 }
 var file_plugins_api_pluginpb_plugin_proto_depIdxs = []int32{
 	2,  // 0: hilum.plugin.v1.Description.models:type_name -> hilum.plugin.v1.Model
-	12, // 1: hilum.plugin.v1.Job.series:type_name -> hilum.plugin.v1.Job.SeriesEntry
+	13, // 1: hilum.plugin.v1.Job.series:type_name -> hilum.plugin.v1.Job.SeriesEntry
 	8,  // 2: hilum.plugin.v1.Job.findings:type_name -> hilum.plugin.v1.Finding
 	5,  // 3: hilum.plugin.v1.Event.progress:type_name -> hilum.plugin.v1.Progress
 	8,  // 4: hilum.plugin.v1.Event.finding:type_name -> hilum.plugin.v1.Finding
 	6,  // 5: hilum.plugin.v1.Event.result:type_name -> hilum.plugin.v1.Result
-	13, // 6: hilum.plugin.v1.Result.attributes:type_name -> hilum.plugin.v1.Result.AttributesEntry
+	14, // 6: hilum.plugin.v1.Result.attributes:type_name -> hilum.plugin.v1.Result.AttributesEntry
 	7,  // 7: hilum.plugin.v1.Finding.center:type_name -> hilum.plugin.v1.Vector
 	7,  // 8: hilum.plugin.v1.Finding.size:type_name -> hilum.plugin.v1.Vector
-	9,  // 9: hilum.plugin.v1.Finding.mask:type_name -> hilum.plugin.v1.Mask
-	7,  // 10: hilum.plugin.v1.Mask.origin:type_name -> hilum.plugin.v1.Vector
-	7,  // 11: hilum.plugin.v1.Mask.spacing:type_name -> hilum.plugin.v1.Vector
-	7,  // 12: hilum.plugin.v1.Mask.column_axis:type_name -> hilum.plugin.v1.Vector
-	7,  // 13: hilum.plugin.v1.Mask.row_axis:type_name -> hilum.plugin.v1.Vector
-	7,  // 14: hilum.plugin.v1.Mask.slice_axis:type_name -> hilum.plugin.v1.Vector
-	0,  // 15: hilum.plugin.v1.Plugin.Describe:input_type -> hilum.plugin.v1.DescribeRequest
-	3,  // 16: hilum.plugin.v1.Plugin.Analyze:input_type -> hilum.plugin.v1.Job
-	10, // 17: hilum.plugin.v1.Plugin.Drain:input_type -> hilum.plugin.v1.DrainRequest
-	1,  // 18: hilum.plugin.v1.Plugin.Describe:output_type -> hilum.plugin.v1.Description
-	4,  // 19: hilum.plugin.v1.Plugin.Analyze:output_type -> hilum.plugin.v1.Event
-	11, // 20: hilum.plugin.v1.Plugin.Drain:output_type -> hilum.plugin.v1.DrainReply
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	10, // 9: hilum.plugin.v1.Finding.mask:type_name -> hilum.plugin.v1.Mask
+	9,  // 10: hilum.plugin.v1.Finding.views:type_name -> hilum.plugin.v1.View
+	7,  // 11: hilum.plugin.v1.View.origin:type_name -> hilum.plugin.v1.Vector
+	7,  // 12: hilum.plugin.v1.View.column_axis:type_name -> hilum.plugin.v1.Vector
+	7,  // 13: hilum.plugin.v1.View.row_axis:type_name -> hilum.plugin.v1.Vector
+	7,  // 14: hilum.plugin.v1.Mask.origin:type_name -> hilum.plugin.v1.Vector
+	7,  // 15: hilum.plugin.v1.Mask.spacing:type_name -> hilum.plugin.v1.Vector
+	7,  // 16: hilum.plugin.v1.Mask.column_axis:type_name -> hilum.plugin.v1.Vector
+	7,  // 17: hilum.plugin.v1.Mask.row_axis:type_name -> hilum.plugin.v1.Vector
+	7,  // 18: hilum.plugin.v1.Mask.slice_axis:type_name -> hilum.plugin.v1.Vector
+	0,  // 19: hilum.plugin.v1.Plugin.Describe:input_type -> hilum.plugin.v1.DescribeRequest
+	3,  // 20: hilum.plugin.v1.Plugin.Analyze:input_type -> hilum.plugin.v1.Job
+	11, // 21: hilum.plugin.v1.Plugin.Drain:input_type -> hilum.plugin.v1.DrainRequest
+	1,  // 22: hilum.plugin.v1.Plugin.Describe:output_type -> hilum.plugin.v1.Description
+	4,  // 23: hilum.plugin.v1.Plugin.Analyze:output_type -> hilum.plugin.v1.Event
+	12, // 24: hilum.plugin.v1.Plugin.Drain:output_type -> hilum.plugin.v1.DrainReply
+	22, // [22:25] is the sub-list for method output_type
+	19, // [19:22] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_plugins_api_pluginpb_plugin_proto_init() }
@@ -1015,6 +1202,7 @@ func file_plugins_api_pluginpb_plugin_proto_init() {
 		(*Event_Finding)(nil),
 		(*Event_Result)(nil),
 	}
+	file_plugins_api_pluginpb_plugin_proto_msgTypes[6].OneofWrappers = []any{}
 	file_plugins_api_pluginpb_plugin_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1022,7 +1210,7 @@ func file_plugins_api_pluginpb_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_plugins_api_pluginpb_plugin_proto_rawDesc), len(file_plugins_api_pluginpb_plugin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

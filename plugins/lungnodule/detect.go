@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"hilum/models"
+	"hilum/models/ct"
+	"hilum/models/nodule"
+	"hilum/plugins/api"
+)
+
+// detect runs the network over the scan and returns the candidates above the
+// threshold in voxels of the prepared scan.
+func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Progress) ([]nodule.Candidate, tiling, error) {
+	in, out := d.model.Input, d.model.Output
+	layout := nodule.Layout{Anchors: out.Anchors, Stride: out.Stride}
+	limits := nodule.Limits{Threshold: out.Threshold, MaxDiameter: maxDiameterMM / in.Prepare.SpacingMM[0]}
+	if r := d.model.Rescore; r != nil {
+		limits.Threshold = r.Threshold
+	}
+	t := plan(p, in, reachVoxels(in))
+	table := newScaling(in.Scale)
+
+	batch := min(in.Batch, max(1, len(t.starts)))
+	if in.Step == 0 {
+		batch = in.Batch // a network of fixed shape
+	}
+	input := newTensor(batch, 1, t.patch[0], t.patch[1], t.patch[2])
+	output := newTensor(batch, t.patch[0]/out.Stride, t.patch[1]/out.Stride, t.patch[2]/out.Stride, len(out.Anchors), nodule.Channels)
+
+	var all []nodule.Candidate
+	for done := 0; done < len(t.starts); done += batch {
+		progress(progressDetect+(progressJudge-progressDetect)*float64(done)/float64(len(t.starts)),
+			fmt.Sprintf("searching tile %d of %d", done+1, len(t.starts)))
+		// The last batch keeps its shape; what is left of the one before in its
+		// unused places is computed and not looked at.
+		tiles := t.starts[done:min(done+batch, len(t.starts))]
+		for i, start := range tiles {
+			t.fill(input.item(i), p, start, table, in.Prepare.PadValue)
+		}
+		if err := d.engine.detect.run(ctx, []tensor{input}, []tensor{output}); err != nil {
+			return nil, t, err
+		}
+		for i, start := range tiles {
+			found, err := nodule.Decode(output.item(i), t.patch, layout, limits)
+			if err != nil {
+				return nil, t, fmt.Errorf("model %s: %w", d.model.Name, err)
+			}
+			o := t.origin(start)
+			for _, c := range found {
+				if t.contains([3]float64{c.Z, c.Y, c.X}, float64(out.Stride)) {
+					c.Z, c.Y, c.X = c.Z+float64(o[0]), c.Y+float64(o[1]), c.X+float64(o[2])
+					all = append(all, c)
+				}
+			}
+		}
+	}
+	return all, t, nil
+}
+
+// rescore judges the candidates, at most output.top_k, by the model's second
+// network and returns those above the threshold, the most probable first.
+func (d *detector) rescore(ctx context.Context, all []nodule.Candidate, p *ct.Prepared) ([]nodule.Candidate, error) {
+	r := d.model.Rescore
+	if r == nil || len(all) == 0 {
+		return all, nil
+	}
+	table := newScaling(d.model.Input.Scale)
+	cube := tiling{patch: [3]int{r.Size, r.Size, r.Size}} // without a margin a tile is what it shows
+	input, output := newTensor(r.Batch, 1, r.Size, r.Size, r.Size), newTensor(r.Batch, 1)
+	var kept []nodule.Candidate
+	for done := 0; done < len(all); done += r.Batch {
+		batch := all[done:min(done+r.Batch, len(all))]
+		for i, c := range batch {
+			cube.fill(input.item(i), p, cropStart(c, r.Size), table, d.model.Input.Prepare.PadValue)
+		}
+		if err := d.engine.rescore.run(ctx, []tensor{input}, []tensor{output}); err != nil {
+			return nil, err
+		}
+		for i, c := range batch {
+			logit := float64(output.data[i])
+			if math.IsNaN(logit) {
+				return nil, fmt.Errorf("%s: %w", d.engine.rescore.name, nodule.ErrNotFinite)
+			}
+			c.Probability = (1-r.Weight)*c.Probability + r.Weight/(1+math.Exp(-logit))
+			if c.Probability >= d.model.Output.Threshold {
+				kept = append(kept, c)
+			}
+		}
+	}
+	nodule.Sort(kept)
+	return kept, nil
+}
+
+// cropStart is the first voxel, z, y, x, of the crop around a candidate.
+func cropStart(c nodule.Candidate, size int) [3]int {
+	at := func(v float64) int { return int(math.Floor(v - float64(size-1)/2 + 0.5)) }
+	return [3]int{at(c.Z), at(c.Y), at(c.X)}
+}
+
+// reachVoxels is how far outside the lungs the centre of a finding may lie.
+func reachVoxels(in models.Input) int {
+	s := in.Prepare.SpacingMM
+	return int(in.ReachMM / min(s[0], s[1], s[2]))
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"hilum/models"
+	"hilum/models/ct"
+	"hilum/plugins/api"
+)
+
+// A model folder of a test: a manifest and networks of testdata (networks.py
+// says what they compute).
+func modelFolder(t *testing.T, manifest any, network, rescoring string) string {
+	t.Helper()
+	dir := t.TempDir()
+	text, err := json.Marshal(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{models.ManifestFile: text, models.NetworkFile: readNetwork(t, network)}
+	if rescoring != "" {
+		files[models.RescoreFile] = readNetwork(t, rescoring)
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func readNetwork(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func hashOf(t *testing.T, name string) string {
+	sum := sha256.Sum256(readNetwork(t, name))
+	return hex.EncodeToString(sum[:])
+}
+
+// coarseManifest is that of the blob detector on a grid of 2 mm: an eighth of
+// the work, and its anchors are twice as large.
+func coarseManifest(t *testing.T) models.Manifest {
+	t.Helper()
+	m, err := models.LoadManifest(blobFolder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Input.Prepare.SpacingMM = [3]float64{2, 2, 2}
+	return m
+}
+
+const blobNetwork = blobFolder + "/" + models.NetworkFile
+
+// judgeFolder is a model folder of judge.onnx.
+func judgeFolder(t *testing.T) (string, models.ClassifierManifest) {
+	t.Helper()
+	m := models.ClassifierManifest{
+		Common: coarseManifest(t).Common,
+		Input: models.ClassifierInput{
+			Crops: "crops", Diameter: "diameter_mm", SpacingMM: 1.25, WindowHU: [2]float64{-1000, 400}, PadValueHU: -1000, Size: 16,
+		},
+		Outputs: models.ClassifierOutputs{
+			Malignancy: "malignancy", Texture: "texture", Leak: 0.02,
+			TextureNames: []string{models.TextureSolid, models.TexturePartSolid, models.TextureGroundGlass},
+		},
+	}
+	m.Name, m.Task, m.SHA256 = "judge", models.TaskNoduleClassification, hashOf(t, "testdata/judge.onnx")
+	return modelFolder(t, m, "testdata/judge.onnx", ""), m
+}
+
+// TestJudgedFindings runs detector, second network and classifier on a phantom
+// and computes by hand what the networks answer.
+func TestJudgedFindings(t *testing.T) {
+	library := installedRuntime(t)
+	folder, _ := phantomSeries(t)
+	manifest := coarseManifest(t)
+	plain := analyse(t, options{modelDir: modelFolder(t, manifest, blobNetwork, ""), runtime: library}, folder)
+	if len(plain.Findings) < 3 || plain.Malignancy != nil || plain.Findings[0].Malignancy != nil {
+		t.Fatalf("without a classifier: %d findings, malignancy %v", len(plain.Findings), plain.Malignancy)
+	}
+
+	manifest.Rescore = &models.Rescore{
+		SHA256: hashOf(t, "testdata/centre.onnx"), Input: "crops", Output: "logit", Size: 32, Batch: 3,
+		Threshold: manifest.Output.Threshold, Weight: 0.25,
+	}
+	manifest.Output.Threshold = 0.01 // keeps all that the detector found
+	classifier, judge := judgeFolder(t)
+	o := options{modelDir: modelFolder(t, manifest, blobNetwork, "testdata/centre.onnx"), classifierDir: classifier, runtime: library}
+	got := analyse(t, o, folder)
+	if len(got.Findings) != len(plain.Findings) {
+		t.Fatalf("%d findings, %d without the second network", len(got.Findings), len(plain.Findings))
+	}
+	before := map[string]float64{}
+	for _, f := range plain.Findings {
+		before[f.ID] = f.Probability
+	}
+	v, err := ct.LoadSeries(t.Context(), folder, ct.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ct.Prepare(v, manifest.Input.Prepare, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, none := 1.0, 1-judge.Outputs.Leak
+	for i, f := range got.Findings {
+		want := 0.75*before[f.ID] + 0.25*sigmoid(8*middle(p, manifest.Input, f.Center))
+		if before[f.ID] == 0 || math.Abs(f.Probability-want) > 1e-4 || f.Probability > last {
+			t.Errorf("finding %d has probability %g after %g, want %g", i, f.Probability, last, want)
+		}
+		last = f.Probability
+		cube, err := v.Cut(f.Center, judge.Input.SpacingMM, judge.Input.Size, -1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := 0.0
+		for _, hu := range cube {
+			m += (min(max(float64(hu), -1000), 400) + 1000) / 1400 / float64(len(cube))
+		}
+		malignancy := sigmoid(2*m + 0.1*f.DiameterMM - 2)
+		if f.Malignancy == nil || math.Abs(*f.Malignancy-malignancy) > 1e-4 {
+			t.Fatalf("finding %d has malignancy %v, want %g", i, f.Malignancy, malignancy)
+		}
+		shares := map[string]float64{models.TextureSolid: 9 * m, models.TexturePartSolid: 4, models.TextureGroundGlass: 9 * (1 - m)}
+		sum, texture := 0.0, models.TexturePartSolid
+		for name, s := range shares {
+			sum += math.Exp(s)
+			if s > shares[texture] {
+				texture = name
+			}
+		}
+		if share := math.Exp(shares[texture]) / sum; f.Texture != texture || math.Abs(f.TextureProbability-share) > 1e-4 {
+			t.Errorf("finding %d is %s (%g), want %s (%g)", i, f.Texture, f.TextureProbability, texture, share)
+		}
+		if i < caseFindings {
+			none *= 1 - *f.Malignancy
+		}
+	}
+	if got.Malignancy == nil || math.Abs(*got.Malignancy-(1-none)) > 1e-12 {
+		t.Errorf("malignancy of the patient is %v, want %g", got.Malignancy, 1-none)
+	}
+	for _, key := range []string{"provider", "provider_rescore", "provider_classify"} {
+		if got.Attributes[key] != models.ProviderCPU {
+			t.Errorf("attribute %s is %q, want cpu", key, got.Attributes[key])
+		}
+	}
+
+	// The same scan gives the same bytes, in another process too.
+	again := analyse(t, o, folder)
+	if !reflect.DeepEqual(again.Findings, got.Findings) || *again.Malignancy != *got.Malignancy {
+		t.Errorf("a second run found %+v, the first %+v", again.Findings, got.Findings)
+	}
+}
+
+// analyse runs one series through a plugin of its own.
+func analyse(t *testing.T, o options, folder string) api.Result {
+	t.Helper()
+	d := newTestDetectorWith(t, o, io.Discard)
+	r, err := d.Analyze(t.Context(), api.Job{ID: "test", Folder: folder}, func(float64, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	openedLibrary = d.library
+	if err := r.Validate(api.DefaultLimits()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// middle is the mean of the 4³ voxels in the middle of the crop around a place,
+// as the second network gets them.
+func middle(p *ct.Prepared, in models.Input, centre [3]float64) float64 {
+	x, y, z := p.Voxel(centre)
+	first := func(v float64) int { return int(math.Floor(v-15.5+0.5)) + 14 }
+	sum := 0.0
+	for k := range 4 {
+		for j := range 4 {
+			for i := range 4 {
+				at := [3]int{first(x) + i, first(y) + j, first(z) + k}
+				v := in.Prepare.PadValue
+				if at[0] >= 0 && at[1] >= 0 && at[2] >= 0 && at[0] < p.Size[0] && at[1] < p.Size[1] && at[2] < p.Size[2] {
+					v = p.Data[p.Index(at[0], at[1], at[2])]
+				}
+				sum += (float64(v) - in.Scale.Subtract) / in.Scale.Divide
+			}
+		}
+	}
+	return sum / 64
+}
+
+func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+// TestPleuralMass paints a mass of 40 mm into the wall of a phantom's chest,
+// its centre more than 10 mm outside the lungs' mask, with a dense core that
+// the detector of the test finds. A reach that holds the core reports it; one
+// that does not is how a mask loses a lesion.
+func TestPleuralMass(t *testing.T) {
+	library := installedRuntime(t)
+	folder, _ := phantomSeries(t)
+	v, err := ct.LoadSeries(t.Context(), folder, ct.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	centre := paintMass(t, v)
+	name := "mass.mha"
+	scan := t.TempDir()
+	if err := ct.WriteMetaImage(filepath.Join(scan, name), v, false); err != nil {
+		t.Fatal(err)
+	}
+
+	m := coarseManifest(t)
+	m.Name, m.SHA256 = "bright", hashOf(t, "testdata/bright.onnx")
+	m.Input.Prepare.Masking, m.Input.Prepare.MarginVoxels = false, [2]int{16, 16}
+	m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = [3]int{48, 48, 48}, 4, 8, 2
+	m.Output.Anchors, m.Output.MinInLung, m.Output.Threshold = []float64{20}, 0, 0.001
+	near := func(r api.Result) bool {
+		for _, f := range r.Findings {
+			if distance(f.Center, centre) < 20 {
+				return true
+			}
+		}
+		return false
+	}
+	m.Input.ReachMM = 25
+	r := analyse(t, options{modelDir: modelFolder(t, m, "testdata/bright.onnx", ""), runtime: library}, scan)
+	if !near(r) || r.Attributes["tiles"] == "0" {
+		t.Errorf("the mass at %v is not among the findings %+v", centre, r.Findings)
+	}
+	m.Input.ReachMM = 4
+	if r := analyse(t, options{modelDir: modelFolder(t, m, "testdata/bright.onnx", ""), runtime: library}, scan); near(r) {
+		t.Error("with a reach of 4 mm the mass is found: the test's mask does not lose it")
+	}
+}
+
+// paintMass paints the mass at the side of a lung and returns its centre.
+func paintMass(t *testing.T, v *ct.Volume) [3]float64 {
+	t.Helper()
+	const radius, core, depth = 20.0, 9.0, 14.0 // mm; depth: of the centre in the wall
+	mask, err := ct.LungMask(v, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The outermost lung of the middle slice on its left.
+	k, best := v.Size[2]/2, [3]int{-1}
+	for j := range v.Size[1] {
+		for i := v.Size[0] - 1; i >= 0 && i > best[0]; i-- {
+			if mask.Bits[v.Index(i, j, k)] != 0 {
+				best = [3]int{i, j, k}
+				break
+			}
+		}
+	}
+	centre := v.World(float64(best[0]), float64(best[1]), float64(best[2]))
+	centre[0] += depth
+	for k := range v.Size[2] {
+		for j := range v.Size[1] {
+			for i := range v.Size[0] {
+				switch d := distance(v.World(float64(i), float64(j), float64(k)), centre); {
+				case d < core:
+					v.HU[v.Index(i, j, k)] = 600
+				case d < radius:
+					v.HU[v.Index(i, j, k)] = 40
+				}
+			}
+		}
+	}
+	if mask, err = ct.LungMask(v, 0); err != nil {
+		t.Fatal(err)
+	}
+	gap := math.Inf(1)
+	for k := range v.Size[2] {
+		for j := range v.Size[1] {
+			for i := range v.Size[0] {
+				if mask.Bits[v.Index(i, j, k)] != 0 {
+					gap = min(gap, distance(v.World(float64(i), float64(j), float64(k)), centre))
+				}
+			}
+		}
+	}
+	if gap < 10 || gap > 20 {
+		t.Fatalf("the mass lies %.1f mm outside the mask, want 10 to 20", gap)
+	}
+	return centre
+}
+
+func distance(a, b [3]float64) float64 {
+	return math.Hypot(math.Hypot(a[0]-b[0], a[1]-b[1]), a[2]-b[2])
+}
