@@ -102,6 +102,15 @@ def place() -> Place:
     return Place(torch.device("cuda" if cuda else "cpu"), rank, world)
 
 
+def agree(at: Place, share: float, asked: int) -> tuple[float, int]:
+    """Return the largest of all processes' values, so that all stop at the same step."""
+    if at.world == 1:
+        return share, asked
+    both = torch.tensor([share, float(asked)], dtype=torch.float64, device=at.device)
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    return float(both[0]), int(both[1])
+
+
 def rate(step: float, s: Loop) -> float:
     """Return the learning rate: a line up, then half a cosine down."""
     if step < s.warmup:
@@ -255,8 +264,12 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
     try:
         for batch in batches(task, s, step, s.steps, at):
             now = rate(step, s)
+            share, asked = agree(at, (time.monotonic() - begin) / (60 * s.minutes or math.inf), stop.signal)
+            if asked:
+                keep()
+                print(f"stopped at step {step}; go on with --resume", flush=True)
+                return 128 + asked
             if s.minutes:  # the clock decides: the cosine runs over the minutes
-                share = (time.monotonic() - begin) / (60 * s.minutes)
                 if share >= 1:
                     break
                 now = s.rate * min(1.0, (step + 1) / s.warmup) * 0.5 * (1 + math.cos(math.pi * share))
@@ -289,10 +302,6 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
                 sums, since = {}, step
             if step % s.save_every == 0:
                 keep()
-            if stop.signal:
-                keep()
-                print(f"stopped at step {step}; go on with --resume", flush=True)
-                return 128 + stop.signal
     except torch.OutOfMemoryError:
         raise Refused(f"the device has not enough memory for loop.batch={s.batch}: choose a smaller one") from None
     keep()
