@@ -1,0 +1,94 @@
+"""Trains the detector hilum-net: train_detector.py DATA... --out DIR [--set key=value] [--resume].
+
+DATA are folders of `hilum train prepare --no-mask` and folders of real nodules (sources.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import loop
+import numpy as np
+import settings
+import sources
+import torch
+from compose import Composer
+from hilum_net import MULTIPLE, HilumNet
+from loss import detector_loss
+from torch import Tensor, nn
+
+NAME = "hilum-net"
+
+
+class Detection:
+    """The task of the detector for loop.py."""
+
+    name = NAME
+
+    def __init__(self, s: settings.Detector, found: sources.Sources) -> None:
+        self.s = s
+        self.settings: dict[str, Any] = {**settings.as_dict(s), "prepare": found.prepare}
+        self.composer = Composer(found, s.compose, s.loop.seed)
+
+    def model(self) -> nn.Module:
+        return HilumNet(self.s.net)
+
+    def sample(self, index: int) -> tuple[Tensor, ...]:
+        return self.composer.crop(index)
+
+    def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        voxels, truth = batch
+        out = net((voxels.float() - 128) / 128)
+        with torch.autocast(voxels.device.type, enabled=False):
+            return detector_loss(out, truth, self.s.loss, self.s.net.anchor)
+
+    def row(self, sums: dict[str, float], steps: int) -> dict[str, float]:
+        mean = {key: sums[key] / steps for key in ("loss", "classify", "z", "y", "x", "d")}
+        return {
+            "tpr": sums["tp"] / max(1, sums["pos"]), "tnr": sums["tn"] / max(1, sums["neg"]),
+            "pos": sums["pos"], "neg": sums["neg"], **mean,
+        }
+
+
+def read_mined(path: Path, found: sources.Sources) -> None:
+    """Add the false positives that mine.py wrote to their backgrounds."""
+    with np.load(path) as f:
+        for b in found.backgrounds:
+            if b.name in f:
+                b.mined = f[b.name][:, :3]
+
+
+def main() -> int:
+    """Run the program."""
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("data", nargs="+", type=Path)
+    p.add_argument("--out", type=Path, required=True)
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    p.add_argument("--tiny", action="store_true", help="settings of the tests")
+    p.add_argument("--resume", action="store_true")
+    p.add_argument("--init", type=Path, help="checkpoint whose weights to begin with")
+    p.add_argument("--mined", type=Path, help="false positives that mine.py found")
+    p.add_argument("--excluded", type=Path, help="findings in the scans that count neither way")
+    a = p.parse_args()
+    try:
+        s = settings.Detector()
+        s = settings.override(settings.tiny(s) if a.tiny else s, a.set)
+        if s.compose.crop % MULTIPLE:
+            raise settings.Refused(f"compose.crop={s.compose.crop} is not a multiple of {MULTIPLE}")
+        found = sources.read(a.data, s.compose, a.excluded)
+        if a.mined:
+            read_mined(a.mined, found)
+        scans = sum(not b.context for b in found.backgrounds)
+        print(f"{scans} scans, {len(found.backgrounds) - scans} surroundings, {len(found.nodules)} nodules of "
+              f"{len({n.patient for n in found.nodules})} patients; settings: {settings.changed(s)}", flush=True)
+        return loop.train(Detection(s, found), s.loop, a.out, resume=a.resume, init=a.init)
+    except settings.Refused as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
