@@ -2,13 +2,13 @@
 
     crops [N,1,S,S,S] (z, y, x; 0..1 over the HU window), diameter_mm [N,1]
       -> Gaze: looks at the nodule only, in its own scale; no weights
-           view     [N,1,V,V,V]  the ball of 1.5 diameters (and 4 mm more), resampled so that it fills the view
+           view     [N,1,V,V,V]  the ball of 1.5 diameters (and 4 mm more), resampled to fill the view
            measures [N,F]        densities of shells, volumes above densities, shape, diameter
       -> Reader: a small 3-D CNN on the view, joined by the measures -> logits
       -> Committee: the mean of several readers' probabilities, calibrated
 
-Gaze is a part of the exported network, so that training and serving see the same. Everything outside the ball is
-dark: the crops of LUNA16's nodules hold little more than that (see nodules.py), and a nodule-net that cannot see
+Gaze is a part of the exported network, so training and serving see the same. All outside the ball
+is dark: the crops of LUNA16's nodules hold little more than that (see nodules.py), and a network that cannot see
 the rest cannot learn from where a crop ends.
 """
 
@@ -31,7 +31,9 @@ class Shape:
     window_hu: tuple[float, float] = (-1000.0, 400.0)
     view: int = 24  # voxels, edge of the view
     radius: float = 0.75  # of the ball, in diameters
-    rim_mm: float = 2.0  # the ball's radius grows by this, so that a small nodule is seen with its surroundings
+    rim_mm: float = (
+        2.0  # the ball's radius grows by this, so that a small nodule is seen with its surroundings
+    )
     widths: tuple[int, ...] = (8, 16, 32, 64)
     hidden: int = 48
     dropout: float = 0.3
@@ -71,13 +73,15 @@ class Gaze(nn.Module):
     def _view(self, crops: Tensor, reach: Tensor) -> Tensor:
         """Return [N,V,V,V]: the crop interpolated linearly along each axis, each time by a matrix [N,V,S].
 
-        The interpolation is wider than linear where the view is coarser than the crop, so that nothing is skipped.
+        The interpolation is wider than linear where the view is coarser than the crop: nothing is skipped.
         Beyond the crop's edge the view is dark.
         """
         size, edge = self.shape.size, self.shape.view
         at = self.ticks[None, :, None] * reach[:, :, None]  # [N,V,1] mm
         width = torch.clamp(reach * (2 / edge), min=self.shape.spacing_mm)[:, :, None]
-        matrix = torch.relu(1 - (at - self.steps[None, None, :]).abs() / width) * (self.shape.spacing_mm / width)
+        matrix = torch.relu(1 - (at - self.steps[None, None, :]).abs() / width) * (
+            self.shape.spacing_mm / width
+        )
         view = torch.matmul(crops[:, 0], matrix.transpose(1, 2)[:, None])  # x: [N,S,S,V]
         view = torch.matmul(matrix[:, None], view)  # y: [N,S,V,V]
         view = torch.matmul(matrix, view.reshape(-1, size, edge * edge))  # z
@@ -106,7 +110,7 @@ class Gaze(nn.Module):
         return torch.cat(parts, 1)
 
     def _form(self, tissue: Tensor, scale: Tensor) -> list[Tensor]:
-        """Return five [N,1] from the moments of the tissue [N,V^3]: size, twice roundness, offset, surface."""
+        """Return five [N,1] from the moments of tissue [N,V^3]: size, twice roundness, offset, surface."""
         mass = tissue.sum(1, keepdim=True) + 1e-3
         centre = torch.matmul(tissue, self.places) / mass  # [N,3] half edges
         m = torch.matmul(tissue, self.second) / mass
@@ -141,7 +145,7 @@ class Block(nn.Module):
 
 
 class Reader(nn.Module):
-    """View and measures -> logits: malignancy [N,1], texture [N,3], and four that only guide training [N,2]."""
+    """View and measures -> logits: malignancy [N,1], texture [N,3], two that only guide training [N,2]."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -19,21 +19,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import nodules
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import Tensor
+
+import nodules
 from classifier import Committee, Shape
 from settings import Refused, changed, from_dict
-from torch import Tensor
 from train_classifier import NAME, Settings, committee
 
 OPSET = 17
 CLOSE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 INTENDED_USE = (
-    "Research use, not a medical device. Says how a nodule looks to it (malignancy as radiologists vote, texture); "
-    "no histology stands behind it, and it is no basis for any decision about a patient."
+    "Research use, not a medical device. Says how a nodule looks to it (malignancy as radiologists vote it, "
+    "texture); no histology stands behind it, and it is no basis for any decision about a patient."
 )
 DATA = (
     "987 nodules of 547 patients of LUNA16 and 130 of 130 patients in cubes, with readers' votes: "
@@ -63,7 +64,7 @@ def to_onnx(net: Committee, shape: Shape) -> bytes:
 
 
 def compare(net: Committee, network: bytes, crops: Tensor, diameter: Tensor) -> float:
-    """Return the largest difference between PyTorch's and ONNX Runtime's probabilities; refuse one above CLOSE."""
+    """Return the largest difference between the two programs' probabilities; refuse one above CLOSE."""
     with torch.no_grad():
         wanted = [t.numpy() for t in net(crops, diameter)]
     session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
@@ -72,7 +73,9 @@ def compare(net: Committee, network: bytes, crops: Tensor, diameter: Tensor) -> 
         got = session.run(None, {"crops": crops[part].numpy(), "diameter_mm": diameter[part].numpy()})
         worst = max(worst, *(float(np.abs(g - w[part]).max()) for g, w in zip(got, wanted, strict=True)))
     if not worst <= CLOSE:
-        raise Refused(f"ONNX Runtime and PyTorch differ by {worst:.2g}, more than {CLOSE}; nothing was written")
+        raise Refused(
+            f"ONNX Runtime and PyTorch differ by {worst:.2g}, more than {CLOSE}; nothing was written"
+        )
     return worst
 
 

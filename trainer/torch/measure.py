@@ -9,7 +9,7 @@ import numpy as np
 
 
 def auc(truth: np.ndarray, score: np.ndarray) -> float:
-    """Return the area under the ROC curve of scores [n] for truth [n] bool; ties count half (Mann-Whitney)."""
+    """Return the area under the ROC curve of scores [n] for truth [n] bool; ties count half."""
     positives = int(truth.sum())
     negatives = truth.size - positives
     if positives == 0 or negatives == 0:
@@ -68,7 +68,9 @@ def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> t
         if not inside.any():
             continue
         said, was = float(probability[inside].mean()), float(truth[inside].mean())
-        rows.append({"from": b / bins, "to": (b + 1) / bins, "n": int(inside.sum()), "said": said, "was": was})
+        rows.append(
+            {"from": b / bins, "to": (b + 1) / bins, "n": int(inside.sum()), "said": said, "was": was}
+        )
         error += inside.mean() * abs(said - was)
     return rows, float(error)
 
@@ -81,7 +83,7 @@ def confusion(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:
 
 
 def noisy_or(probability: np.ndarray, leak: float, top: int = 5) -> float:
-    """Return a patient's probability from the nodules': 1 - (1 - leak) * prod(1 - p_i) over the `top` highest.
+    """Return a patient's probability, 1 - (1 - leak) * prod(1 - p_i) over the `top` highest nodules.
 
     The leaky noisy-or of Liao et al. 2019 (arXiv 1711.08324); with no nodule it is the leak.
     """
@@ -90,7 +92,7 @@ def noisy_or(probability: np.ndarray, leak: float, top: int = 5) -> float:
 
 
 def fit_leak(truth: np.ndarray, probability: list[np.ndarray], top: int = 5) -> float:
-    """Return the leak in 0.001..0.2 under which patients' truth [n] is most likely given their nodules' probabilities."""
+    """Return the leak in 0.001..0.2 under which patients' truth [n] is most likely, given their nodules."""
     candidates = np.linspace(0.001, 0.2, 200)
     likelihood = []
     for leak in candidates:

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+
 from settings import Refused
 
-SPACING = 0.75  # mm, grid of the cubes: finer than what the network sees, so that resampling twice costs little
+SPACING = (
+    0.75  # mm, grid of the cubes: finer than what the network sees, so that resampling twice costs little
+)
 SIZE = 72  # voxels: 54 mm, a crop of 48 mm turned a little still has tissue in its corners
 WINDOW = (-1000.0, 400.0)  # HU; `nodules/cubes` knows nothing above 400
 TEXTURES = ("solid", "part-solid", "ground-glass")
@@ -53,8 +56,8 @@ class Nodule:
 def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return voxels [D,H,W], spacing (x, y, z) mm and offset (x, y, z) mm of a .mha with its data inside.
 
-    Axes along the patient's, flipped or not, are accepted; flipped ones are turned round, so that z, y, x grow
-    towards head, back and left as in LPS.
+    Axes along the patient's, flipped or not, are accepted; flipped ones are turned round, so that z, y, x
+    grow towards head, back and left as in LPS.
     """
     data = path.read_bytes()
     fields: dict[str, str] = {}
@@ -78,7 +81,9 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if axes.size != 9 or not np.array_equal(np.abs(axes), np.eye(3).ravel()):
         raise Refused(f"{path}: its axes are not the patient's; crops of oblique scans cannot be read here")
     if fields["ElementDataFile"] != "LOCAL":
-        raise Refused(f"{path}: its voxels are in another file; only a .mha with its voxels inside can be read")
+        raise Refused(
+            f"{path}: its voxels are in another file; only a .mha with its voxels inside can be read"
+        )
     wanted = int(np.prod(size)) * dtype.itemsize
     raw = data[at:]
     if fields.get("CompressedData", "False") == "True":
@@ -128,7 +133,7 @@ def _luna16(folder: Path, row: dict[str, str]) -> Nodule:
     centre = np.array([float(row["coord" + axis]) for axis in "XYZ"])
     margin = int(np.ceil(SIZE * SPACING / spacing[2]))
     extended = extend(hu.astype(np.float32), mask > 0, margin)
-    middle = ((centre - offset) / spacing)[::-1] + (margin, 0, 0)
+    middle = ((centre - offset) / spacing)[::-1] + np.array([margin, 0, 0])
     calcification = _votes(row["calcification"])
     return Nodule(
         name=row["file"],
@@ -179,8 +184,8 @@ def _context(folder: Path, row: dict[str, str]) -> Nodule:
 def extend(hu: np.ndarray, mask: np.ndarray, margin: int) -> np.ndarray:
     """Return hu [D,H,W] with `margin` slices more at both ends of z, in which the nodule (mask) is gone.
 
-    Each new slice is the last one of its end with the nodule's pixels, two around them included, replaced by a
-    blurred mean of what is beside them, and with noise like the scan's in them.
+    Each new slice is the last one of its end with the nodule's pixels, two around them included, replaced by
+    a blurred mean of what is beside them, and with noise like the scan's in them.
     """
     rng = np.random.default_rng(hu.size)  # the same crop gives the same tissue
     ends = []
@@ -199,7 +204,7 @@ def extend(hu: np.ndarray, mask: np.ndarray, margin: int) -> np.ndarray:
 
 
 def sample_cube(hu: np.ndarray, middle: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Return the cube [SIZE]*3 uint8 around voxel `middle` (z, y, x) of hu, whose voxels are `spacing` mm (z, y, x)."""
+    """Return the cube [SIZE]*3 uint8 around voxel `middle` of hu with voxels of `spacing` mm, all z, y, x."""
     steps = (np.arange(SIZE) - (SIZE - 1) / 2) * SPACING
     axes = [middle[a] + steps / spacing[a] for a in range(3)]
     cube = ndimage.map_coordinates(hu, np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest")
@@ -208,7 +213,7 @@ def sample_cube(hu: np.ndarray, middle: np.ndarray, spacing: np.ndarray) -> np.n
 
 
 def texture_class(vote: float) -> int:
-    """Return the index in TEXTURES of a mean vote: 1-2 ground-glass, up to 3.5 part-solid, above solid; -1 unknown.
+    """Return the index in TEXTURES of a mean vote: to 2 ground-glass, below 4 part-solid, else solid; or -1.
 
     LIDC-IDRI's scale names 1 (non-solid), 3 (part-solid) and 5 (solid); 2 and 4 lie between.
     """
@@ -218,7 +223,7 @@ def texture_class(vote: float) -> int:
 
 
 def folds(nodules: list[Nodule], count: int, seed: int) -> np.ndarray:
-    """Return each nodule's fold, 0..count-1. A patient is in one fold, whatever folder a nodule comes from."""
+    """Return each nodule's fold, 0..count-1. A patient is in one fold, wherever a nodule comes from."""
     patients = sorted({n.patient for n in nodules})
     if len(patients) < count:
         raise Refused(f"{len(patients)} patients cannot be split into {count} folds")
@@ -228,7 +233,7 @@ def folds(nodules: list[Nodule], count: int, seed: int) -> np.ndarray:
 
 
 def simulate(count: int, seed: int) -> list[Nodule]:
-    """Draw nodules that need no data: balls, the malignant ones larger and with spicules, in noise and vessels.
+    """Draw nodules that need no data: balls, the malignant ones larger and with spicules, in noise.
 
     They are for tests of the road, not for a network that is used.
     """
@@ -244,7 +249,9 @@ def simulate(count: int, seed: int) -> list[Nodule]:
         radius = np.full_like(distance, diameter / 2)
         if malignant:
             for axis in rng.normal(size=(12, 3)):
-                cosine = (axis[0] * z + axis[1] * y + axis[2] * x) / (np.linalg.norm(axis) * (distance + 1e-6))
+                cosine = (axis[0] * z + axis[1] * y + axis[2] * x) / (
+                    np.linalg.norm(axis) * (distance + 1e-6)
+                )
                 radius += 0.3 * diameter * np.clip(cosine - 0.85, 0, None) / 0.15
         ball = 1 / (1 + np.exp((distance - radius) / 0.6))
         core = 1 / (1 + np.exp((distance - radius / 2) / 0.6))
@@ -254,7 +261,16 @@ def simulate(count: int, seed: int) -> list[Nodule]:
         low, high = WINDOW
         cube = np.round((np.clip(hu, low, high) - low) * (255 / (high - low))).astype(np.uint8)
         found.append(
-            Nodule(f"simulated {index}", f"patient {index}", "luna16", diameter, 4.5 if malignant else 1.5, texture,
-                   4.0 if malignant else 1.0, 0.0, cube)
+            Nodule(
+                f"simulated {index}",
+                f"patient {index}",
+                "luna16",
+                diameter,
+                4.5 if malignant else 1.5,
+                texture,
+                4.0 if malignant else 1.0,
+                0.0,
+                cube,
+            )
         )
     return found

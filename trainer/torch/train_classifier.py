@@ -21,16 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import loop
-import measure
-import nodules
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+from torch import Tensor, nn
+
+import loop
+import measure
+import nodules
 import views
 from classifier import TEXTURES, Committee, Reader, Shape
 from settings import Loop, Refused, as_dict, override
-from torch import Tensor, nn
 
 NAME = "lung-nodule-classifier"
 
@@ -54,8 +55,18 @@ class Settings:
     looks: int = 7  # views of each nodule; the first as annotated
     loop: Loop = field(
         default_factory=lambda: Loop(
-            steps=700, batch=32, rate=3e-3, warmup=100, decay=0.02, ema=0.99, clip=2.0, workers=0, threads=1,
-            bf16=False, log_every=35, save_every=140,
+            steps=700,
+            batch=32,
+            rate=3e-3,
+            warmup=100,
+            decay=0.02,
+            ema=0.99,
+            clip=2.0,
+            workers=0,
+            threads=1,
+            bf16=False,
+            log_every=35,
+            save_every=140,
         )
     )
     shape: Shape = field(default_factory=Shape)
@@ -75,11 +86,20 @@ class Readings:
 
     name = NAME
 
-    def __init__(self, s: Settings, fold: int, member: int, bank: tuple[Tensor, Tensor], targets: Tensor,
-                 train: np.ndarray) -> None:
+    def __init__(
+        self,
+        s: Settings,
+        fold: int,
+        member: int,
+        bank: tuple[Tensor, Tensor],
+        targets: Tensor,
+        train: np.ndarray,
+    ) -> None:
         self.s, self.bank, self.targets, self.train = s, bank, targets, train
         count = torch.bincount(targets[train, 1].long().clamp(0), minlength=TEXTURES).clamp(min=1)
-        self.rare = (count.sum() / count).sqrt() / (count.sum() / count).sqrt().min()  # weights of the textures
+        self.rare = (count.sum() / count).sqrt() / (
+            count.sum() / count
+        ).sqrt().min()  # weights of the textures
         self.seed = s.loop.seed * 1_000_003 + fold * 1009 + member
         self.settings: dict[str, Any] = {**as_dict(s), "fold": fold, "member": member}
 
@@ -88,7 +108,7 @@ class Readings:
         return Reader(self.s.shape)
 
     def sample(self, index: int) -> tuple[Tensor, ...]:
-        """Return view [1,V,V,V], measures [MEASURES], targets [5]; every nodule once before any comes again."""
+        """Return view [1,V,V,V], measures [MEASURES], targets [4]; every nodule comes once a round."""
         round_, place = divmod(index, len(self.train))
         order = np.random.default_rng([self.seed, round_]).permutation(len(self.train))
         nodule = int(self.train[order[place]])
@@ -108,19 +128,25 @@ class Readings:
         spicules = F.mse_loss(torch.sigmoid(guides[:, 1]), target[:, 3])
         total = first + guide.texture * kind + guide.calcified * calcium + guide.spiculation * spicules
         right = ((malignancy[:, 0] > 0) == (target[:, 0] > 0.5)).float().mean()
-        return total, {"loss": total.detach(), "malignancy loss": first.detach(), "texture loss": kind.detach(),
-                       "accuracy": right}
+        return total, {
+            "loss": total.detach(),
+            "malignancy loss": first.detach(),
+            "texture loss": kind.detach(),
+            "accuracy": right,
+        }
 
     def row(self, sums: dict[str, float], steps: int) -> dict[str, float]:
         return {key: value / steps for key, value in sums.items()}
 
 
 def targets(found: list[nodules.Nodule], guide: Guide) -> Tensor:
-    """Return [n,4]: malignancy 0..1, index of the texture, share of calcium (-1 unknown), spiculation 0..1."""
+    """Return [n,4]: malignancy 0..1, index of the texture, calcium 0..1 (-1 unknown), spiculation 0..1."""
     rows = []
     for n in found:
         malignancy = min(max(0.5 + (n.malignancy - 3) / guide.votes, 0.0), 1.0)
-        rows.append([malignancy, nodules.texture_class(n.texture), n.calcified, max(n.spiculation - 1, 0) / 4])
+        rows.append(
+            [malignancy, nodules.texture_class(n.texture), n.calcified, max(n.spiculation - 1, 0) / 4]
+        )
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -154,7 +180,9 @@ def committee(s: Settings, out: Path, folds: list[int]) -> Committee:
 
 
 @torch.no_grad()
-def held_out(s: Settings, out: Path, bank: tuple[Tensor, Tensor], fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def held_out(
+    s: Settings, out: Path, bank: tuple[Tensor, Tensor], fold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return logits [views,n] and textures [views,n,3] of every nodule from the readers of its own fold."""
     logits = np.zeros(bank[0].shape[:2])
     kinds = np.zeros((*bank[0].shape[:2], TEXTURES))
@@ -168,8 +196,10 @@ def held_out(s: Settings, out: Path, bank: tuple[Tensor, Tensor], fold: np.ndarr
     return logits, kinds
 
 
-def report(found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
-    """Return the figures: AUC with intervals, calibration, texture, leak; every nodule judged by its own fold."""
+def report(
+    found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, kinds: np.ndarray
+) -> dict[str, Any]:
+    """Return AUC with intervals, calibration, texture, leak; every nodule judged by its own fold."""
     source = np.array([n.source for n in found])
     vote = np.array([n.malignancy for n in found])
     patient = np.array([n.patient for n in found])
@@ -179,15 +209,24 @@ def report(found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, ki
 
     def figure(where: np.ndarray, score: np.ndarray) -> dict[str, Any]:
         low, high = measure.auc_interval(truth[where], score[where], patient[where])
-        return {"n": int(where.sum()), "malignant": int(truth[where].sum()), "auc": measure.auc(truth[where], score[where]),
-                "interval": [low, high]}
+        return {
+            "n": int(where.sum()),
+            "malignant": int(truth[where].sum()),
+            "auc": measure.auc(truth[where], score[where]),
+            "interval": [low, high],
+        }
 
-    result: dict[str, Any] = {"as annotated": figure(judged, logits[0]), "diameter alone": figure(judged, diameter)}
+    result: dict[str, Any] = {
+        "as annotated": figure(judged, logits[0]),
+        "diameter alone": figure(judged, diameter),
+    }
     if len(logits) > 1:
         result["centre and diameter jittered"] = figure(judged, logits[1])
         result["jittered, each view"] = [measure.auc(truth[judged], row[judged]) for row in logits[1:]]
-    result["each fold"] = [measure.auc(truth[judged & (fold == k)], logits[0][judged & (fold == k)])
-                           for k in range(fold.max() + 1)]
+    result["each fold"] = [
+        measure.auc(truth[judged & (fold == k)], logits[0][judged & (fold == k)])
+        for k in range(fold.max() + 1)
+    ]
     for name, low, high in (("below 6 mm", 0, 6), ("6 to 10 mm", 6, 10), ("10 mm and more", 10, 999)):
         size = judged & (diameter >= low) & (diameter < high)
         if 0 < truth[size].sum() < size.sum():
@@ -202,9 +241,10 @@ def report(found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, ki
     return result
 
 
-def calibration(found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, judged: np.ndarray,
-                truth: np.ndarray) -> dict[str, Any]:
-    """Return slope and shift for all, and how well those fitted without a fold do on it; the leak of the noisy-or."""
+def calibration(
+    found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, judged: np.ndarray, truth: np.ndarray
+) -> dict[str, Any]:
+    """Return slope and shift of all, how those of other folds do, the leak of the noisy-or."""
     slope, shift = measure.fit_platt(truth[judged], logit[judged])
     probability = np.zeros(len(found))
     for k in range(fold.max() + 1):
@@ -218,35 +258,56 @@ def calibration(found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray
     cases = np.array([measure.noisy_or(probability[g], leak) for g in groups])
     names = np.arange(len(groups))
     return {
-        "slope": slope, "shift": shift, "reliability": rows, "ece": error,
+        "slope": slope,
+        "shift": shift,
+        "reliability": rows,
+        "ece": error,
         "brier": float(np.mean((probability[judged] - truth[judged]) ** 2)),
         "leak": leak,
-        "case": {"n": len(groups), "malignant": int(ill.sum()), "auc": measure.auc(ill, cases),
-                 "interval": list(measure.auc_interval(ill, cases, names))},
+        "case": {
+            "n": len(groups),
+            "malignant": int(ill.sum()),
+            "auc": measure.auc(ill, cases),
+            "interval": list(measure.auc_interval(ill, cases, names)),
+        },
     }
 
 
-def textures(found: list[nodules.Nodule], kind: np.ndarray, where: np.ndarray, result: dict[str, Any]) -> None:
+def textures(
+    found: list[nodules.Nodule], kind: np.ndarray, where: np.ndarray, result: dict[str, Any]
+) -> None:
     """Add the confusion of textures (rows the truth) and one-against-rest AUCs to result."""
     truth = np.array([nodules.texture_class(n.texture) for n in found])
     where = where & (truth >= 0)
     table = measure.confusion(truth[where], kind[where].argmax(1), TEXTURES)
     result["texture"] = {
-        "names": list(nodules.TEXTURES), "confusion": table.tolist(),
+        "names": list(nodules.TEXTURES),
+        "confusion": table.tolist(),
         "accuracy": float(np.trace(table) / max(table.sum(), 1)),
         "auc": [measure.auc(truth[where] == c, kind[where][:, c]) for c in range(TEXTURES)],
     }
 
 
-def write_table(path: Path, found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, result: dict) -> None:
+def write_table(
+    path: Path, found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, result: dict
+) -> None:
     """Write every nodule's held-out judgement as CSV."""
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["name", "patient", "source", "fold", "diameter_mm", "malignancy_vote", "probability"])
         for n, k, z in zip(found, fold, logit, strict=True):
             probability = float(measure.sigmoid(result["slope"] * z + result["shift"]))
-            table.writerow([n.name, n.patient, n.source, k, f"{n.diameter_mm:.2f}", f"{n.malignancy:g}",
-                            f"{probability:.4f}"])
+            table.writerow(
+                [
+                    n.name,
+                    n.patient,
+                    n.source,
+                    k,
+                    f"{n.diameter_mm:.2f}",
+                    f"{n.malignancy:g}",
+                    f"{probability:.4f}",
+                ]
+            )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -254,8 +315,16 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description="Train the nodule classifier by folds of patients.")
     p.add_argument("data", nargs="?", type=Path, help="folder with nodules/luna16 and nodules/luna16.csv")
     p.add_argument("--out", type=Path, required=True, help="folder of the run")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, such as loop.steps=300")
-    p.add_argument("--tiny", action="store_true", help="simulated nodules and a minute's settings, to try the road")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting, such as loop.steps=300",
+    )
+    p.add_argument(
+        "--tiny", action="store_true", help="simulated nodules and a minute's settings, to try the road"
+    )
     p.add_argument("--folds", help="train only these, such as 0,2; the figures come when all are there")
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     return p
@@ -292,7 +361,9 @@ def main(arguments: list[str] | None = None) -> int:
     result = {"simulated": options.tiny, "settings": as_dict(s), **report(found, fold, logits, kinds)}
     (options.out / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     write_table(options.out / "nodules.csv", found, fold, logits[0], result)
-    print(f"AUC {result['as annotated']['auc']:.3f}, interval {result['as annotated']['interval']}", flush=True)
+    print(
+        f"AUC {result['as annotated']['auc']:.3f}, interval {result['as annotated']['interval']}", flush=True
+    )
     return 0
 
 

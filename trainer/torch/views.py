@@ -1,7 +1,7 @@
-"""Views of nodules to train on: crops turned, scaled, shifted and made noisy, as Gaze of classifier.py sees them.
+"""Views of nodules to train on: crops turned, scaled, shifted, made noisy, as Gaze sees them.
 
-Gaze has no weights, so what it makes of an augmented crop can be kept: each nodule gets a few views once, and
-all folds and epochs draw from them, flipping and turning them by right angles as they go. That is what makes ten
+Gaze has no weights, so what it makes of an augmented crop can be kept: each nodule gets a few views once,
+and all folds and epochs draw from them, flipping and turning them by right angles as they go. That makes ten
 trainings affordable on a CPU.
 
 View 0 is the nodule as it was annotated. The others are what a detector would hand over: centre and diameter
@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import nodules
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from classifier import MEASURES, Gaze, Shape
 from torch import Tensor
 
+import nodules
+from classifier import MEASURES, Gaze, Shape
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Jitter:
 def bank(
     found: list[nodules.Nodule], count: int, shape: Shape, jitter: Jitter, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return views [count,n,V,V,V] float16 and measures [count,n,MEASURES] of n nodules; view 0 as annotated."""
+    """Return views [count,n,V,V,V] float16 and measures [count,n,MEASURES] of n nodules."""
     gaze = Gaze(shape)
     views = torch.empty(count, len(found), shape.view, shape.view, shape.view, dtype=torch.float16)
     measures = torch.empty(count, len(found), MEASURES)
@@ -74,13 +74,15 @@ def _annotated(shape: Shape) -> Tensor:
     return move
 
 
-def _moved(
-    diameter_mm: float, shape: Shape, jitter: Jitter, rng: torch.Generator
-) -> tuple[Tensor, float]:
+def _moved(diameter_mm: float, shape: Shape, jitter: Jitter, rng: torch.Generator) -> tuple[Tensor, float]:
     """Draw one move [3,4], and the factor between the diameter that is told and the annotated one."""
     turn = float(torch.rand(1, generator=rng)) * 2 * math.pi
     normal = torch.randn(7, generator=rng).tolist()
-    rotation = _rotation(0, 1, turn) @ _rotation(1, 2, jitter.tilt * normal[0]) @ _rotation(0, 2, jitter.tilt * normal[1])
+    rotation = (
+        _rotation(0, 1, turn)
+        @ _rotation(1, 2, jitter.tilt * normal[0])
+        @ _rotation(0, 2, jitter.tilt * normal[1])
+    )
     scale = math.exp(jitter.scale_log * normal[2])
     off = torch.tensor(normal[3:6]) * (jitter.centre_mm + jitter.centre_share * diameter_mm)
     move = torch.empty(3, 4)
@@ -105,7 +107,7 @@ def _noisy(batch: Tensor, shape: Shape, jitter: Jitter, rng: torch.Generator) ->
 
 
 def turned(views: Tensor, rng: torch.Generator) -> Tensor:
-    """Return views [N,1,V,V,V] flipped along each axis and turned by a right angle in plane, by the toss of coins."""
+    """Return views [N,1,V,V,V] flipped along each axis and turned by a right angle in plane, at random."""
     coins = torch.rand(4, generator=rng).tolist()
     axes = [axis for axis, coin in zip((2, 3, 4), coins, strict=False) if coin < 0.5]
     views = views.flip(axes) if axes else views
