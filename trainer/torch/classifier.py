@@ -8,7 +8,7 @@
       -> Committee: the mean of several readers' probabilities, calibrated
 
 Gaze is a part of the exported network, so training and serving see the same. All outside the ball
-is dark: the crops of LUNA16's nodules hold little more than that (see nodules.py), and a network that cannot see
+is dark: the crops of LUNA16's nodules hold little more than that (see nodules.py); a network that cannot see
 the rest cannot learn from where a crop ends.
 """
 
