@@ -103,10 +103,10 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def load(data: Path) -> list[Nodule]:
-    """Read every nodule below `data`/nodules: luna16, and cubes and context where they are there."""
-    folder = data / "nodules"
+    """Read every nodule below `data`/nodules, or below `data`: luna16; cubes and context if there."""
+    folder = data / "nodules" if (data / "nodules").is_dir() else data
     if not (folder / "luna16.csv").is_file():
-        raise Refused(f"{folder} has no luna16.csv: it must be the folder with nodules/luna16 and its table")
+        raise Refused(f"{folder} has no luna16.csv: it must be the folder with luna16 and its table")
     found = [_luna16(folder / "luna16", row) for row in _rows(folder / "luna16.csv")]
     if (folder / "cubes.csv").is_file():
         found += [_cube(folder / "cubes", row) for row in _rows(folder / "cubes.csv")]

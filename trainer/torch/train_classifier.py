@@ -108,17 +108,18 @@ class Readings:
         return Reader(self.s.shape)
 
     def sample(self, index: int) -> tuple[Tensor, ...]:
-        """Return view [1,V,V,V], measures [MEASURES], targets [4]; every nodule comes once a round."""
+        """Return view [1,V,V,V], measures [MEASURES], targets [4], index; every nodule comes once a round."""
         round_, place = divmod(index, len(self.train))
         order = np.random.default_rng([self.seed, round_]).permutation(len(self.train))
         nodule = int(self.train[order[place]])
         rng = torch.Generator().manual_seed(self.seed * 7919 + index)
         number = int(torch.randint(len(self.bank[0]), (1,), generator=rng))
         view = views.turned(self.bank[0][number, nodule].float()[None, None], rng)
-        return view[0].contiguous(), self.bank[1][number, nodule], self.targets[nodule]
+        return view[0].contiguous(), self.bank[1][number, nodule], self.targets[nodule], torch.tensor(index)
 
     def loss(self, net: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        view, known, target = batch
+        view, known, target, index = batch
+        torch.manual_seed(self.seed + int(index[0]))  # dropout of a resumed run is that of one never stopped
         malignancy, texture, guides = net(view, known)
         guide = self.s.guide
         first = F.binary_cross_entropy_with_logits(malignancy[:, 0], target[:, 0])
@@ -323,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
         help="change a setting, such as loop.steps=300",
     )
     p.add_argument(
-        "--tiny", action="store_true", help="simulated nodules and a minute's settings, to try the road"
+        "--tiny", action="store_true", help="a minute's settings; without DATA on simulated nodules"
     )
     p.add_argument("--folds", help="train only these, such as 0,2; the figures come when all are there")
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
@@ -334,9 +335,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = parser().parse_args(arguments)
     s = override(tiny() if options.tiny else Settings(), options.set)
-    if (options.data is None) != options.tiny:
+    simulated = options.data is None
+    if simulated and not options.tiny:
         raise Refused("give a folder of data, or --tiny for simulated nodules")
-    found = nodules.simulate(40, s.loop.seed) if options.tiny else nodules.load(options.data)
+    found = nodules.simulate(40, s.loop.seed) if simulated else nodules.load(options.data)
     torch.set_num_threads(s.loop.threads or torch.get_num_threads())
     options.out.mkdir(parents=True, exist_ok=True)
     fold = nodules.folds(found, s.folds, s.loop.seed)
@@ -358,7 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(wanted) < s.folds:
         return 0
     logits, kinds = held_out(s, options.out, bank, fold)
-    result = {"simulated": options.tiny, "settings": as_dict(s), **report(found, fold, logits, kinds)}
+    result = {"simulated": simulated, "settings": as_dict(s), **report(found, fold, logits, kinds)}
     (options.out / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     write_table(options.out / "nodules.csv", found, fold, logits[0], result)
     print(
