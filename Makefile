@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-prepare bench-receive crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,6 +67,9 @@ bench-receive: build ## how fast scanners can send, against storescp, Orthanc an
 
 bench-prepare: build .cache/venv.stamp ## train prepare against NumPy and SciPy (CT=FOLDER: yours)
 	$(PYTHON) trainer/torch/bench/prepare_reference.py --hilum bin/hilum $(CT)
+
+bench-infer: build .cache/torch.stamp runtime ## the plugin on each provider against PyTorch (MODEL=FOLDER, CT=FOLDER: yours)
+	.cache/torch/bin/python trainer/torch/bench/infer_reference.py $(if $(CT),--scan "$(CT)") $(MODEL)
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

@@ -22,9 +22,11 @@ type Input struct {
 	Prepare ct.PrepareSpec `json:"prepare"` // volume → grid of bytes, run by models/ct
 	Scale   Scale          `json:"scale"`   // byte → float32
 	Patch   [3]int         `json:"patch"`   // z, y, x voxels that the network sees at once, margin included
-	Step    int            `json:"step"`    // patches may be smaller than Patch, in multiples of Step; 0: always exactly Patch
-	Margin  int            `json:"margin"`  // voxels at each side of a patch whose findings are not used
-	Batch   int            `json:"batch"`   // patches in one call
+	// Step is not 0 when a patch may have any shape in multiples of Step. It then
+	// has at most as many voxels as Patch, which is so a limit of memory.
+	Step   int `json:"step"`
+	Margin int `json:"margin"` // voxels at each side of a patch whose findings are not used
+	Batch  int `json:"batch"`  // patches in one call, where all have one shape
 	// ReachMM is how far outside the lungs the centre of a finding may lie: a
 	// mass on the pleura may be solid up to its centre and beyond.
 	ReachMM float64 `json:"reach_mm"`

@@ -23,34 +23,38 @@ func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Prog
 	t := plan(p, in, reachVoxels(in))
 	table := newScaling(in.Scale)
 
-	batch := min(in.Batch, max(1, len(t.starts)))
+	// Tiles of one shape go through the network in batches, the others one by one.
+	batch := 1
 	if in.Step == 0 {
-		batch = in.Batch // a network of fixed shape
+		batch = in.Batch
 	}
-	input := newTensor(batch, 1, t.patch[0], t.patch[1], t.patch[2])
-	output := newTensor(batch, t.patch[0]/out.Stride, t.patch[1]/out.Stride, t.patch[2]/out.Stride, len(out.Anchors), nodule.Channels)
+	inputs := make([]float32, batch*t.largest().voxels())
+	outputs := make([]float32, len(inputs)/(out.Stride*out.Stride*out.Stride)*len(out.Anchors)*nodule.Channels)
 
 	var all []nodule.Candidate
-	for done := 0; done < len(t.starts); done += batch {
-		progress(progressDetect+(progressJudge-progressDetect)*float64(done)/float64(len(t.starts)),
-			fmt.Sprintf("searching tile %d of %d", done+1, len(t.starts)))
+	for done := 0; done < len(t.tiles); done += batch {
+		progress(progressDetect+(progressJudge-progressDetect)*float64(done)/float64(len(t.tiles)),
+			fmt.Sprintf("searching tile %d of %d", done+1, len(t.tiles)))
 		// The last batch keeps its shape; what is left of the one before in its
 		// unused places is computed and not looked at.
-		tiles := t.starts[done:min(done+batch, len(t.starts))]
-		for i, start := range tiles {
-			t.fill(input.item(i), p, start, table, in.Prepare.PadValue)
+		tiles := t.tiles[done:min(done+batch, len(t.tiles))]
+		patch, s := tiles[0].patch, out.Stride
+		input := tensorOf(inputs, batch, 1, patch[0], patch[1], patch[2])
+		output := tensorOf(outputs, batch, patch[0]/s, patch[1]/s, patch[2]/s, len(out.Anchors), nodule.Channels)
+		for i, k := range tiles {
+			fill(input.item(i), p, k.origin(t.margin), k.patch, table, in.Prepare.PadValue)
 		}
 		if err := d.engine.detect.run(ctx, []tensor{input}, []tensor{output}); err != nil {
 			return nil, t, err
 		}
-		for i, start := range tiles {
-			found, err := nodule.Decode(output.item(i), t.patch, layout, limits)
+		for i, k := range tiles {
+			found, err := nodule.Decode(output.item(i), k.patch, layout, limits)
 			if err != nil {
 				return nil, t, fmt.Errorf("model %s: %w", d.model.Name, err)
 			}
-			o := t.origin(start)
+			o := k.origin(t.margin)
 			for _, c := range found {
-				if t.contains([3]float64{c.Z, c.Y, c.X}, float64(out.Stride)) {
+				if k.contains(t.margin, [3]float64{c.Z, c.Y, c.X}, float64(s)) {
 					c.Z, c.Y, c.X = c.Z+float64(o[0]), c.Y+float64(o[1]), c.X+float64(o[2])
 					all = append(all, c)
 				}
@@ -68,13 +72,12 @@ func (d *detector) rescore(ctx context.Context, all []nodule.Candidate, p *ct.Pr
 		return all, nil
 	}
 	table := newScaling(d.model.Input.Scale)
-	cube := tiling{patch: [3]int{r.Size, r.Size, r.Size}} // without a margin a tile is what it shows
 	input, output := newTensor(r.Batch, 1, r.Size, r.Size, r.Size), newTensor(r.Batch, 1)
 	var kept []nodule.Candidate
 	for done := 0; done < len(all); done += r.Batch {
 		batch := all[done:min(done+r.Batch, len(all))]
 		for i, c := range batch {
-			cube.fill(input.item(i), p, cropStart(c, r.Size), table, d.model.Input.Prepare.PadValue)
+			fill(input.item(i), p, cropStart(c, r.Size), [3]int{r.Size, r.Size, r.Size}, table, d.model.Input.Prepare.PadValue)
 		}
 		if err := d.engine.rescore.run(ctx, []tensor{input}, []tensor{output}); err != nil {
 			return nil, err

@@ -18,7 +18,7 @@ import (
 // Name and version of the plugin in results; the version is that of its code.
 const (
 	pluginName    = "lungnodule"
-	pluginVersion = "0.2.0"
+	pluginVersion = "0.3.0"
 )
 
 // detector implements api.Plugin. The runtime, the models and the engine live
@@ -185,7 +185,7 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 	judged := time.Now()
 	measure(found, v, p)
 	measured := time.Now()
-	d.log.Info("series analysed", "job", job.ID, "findings", len(found), "tiles", len(t.starts),
+	d.log.Info("series analysed", "job", job.ID, "findings", len(found), "tiles", len(t.tiles),
 		"provider", d.engine.detect.provider, "device", d.engine.detect.device, "seconds", seconds(start, measured))
 	progress(1, "done")
 	attributes := map[string]string{
@@ -193,8 +193,9 @@ func (d *detector) Analyze(ctx context.Context, job api.Job, progress api.Progre
 		"runtime":         "onnxruntime " + d.library.version,
 		"threads":         strconv.Itoa(threads),
 		"threshold":       strconv.FormatFloat(d.model.Output.Threshold, 'g', -1, 64),
-		"tiles":           strconv.Itoa(len(t.starts)),
+		"tiles":           strconv.Itoa(len(t.tiles)),
 		"tiles_skipped":   strconv.Itoa(t.skip),
+		"patches":         t.shapes(),
 		"seconds_read":    seconds(start, read),
 		"seconds_prepare": seconds(read, prepared),
 		"seconds_detect":  seconds(prepared, detected),

@@ -204,6 +204,37 @@ func middle(p *ct.Prepared, in models.Input, centre [3]float64) float64 {
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
+// TestTilingsAgree cuts a scan in several ways. What the margin does not hold of
+// what the network looks at, by far the least, may move a probability a little.
+func TestTilingsAgree(t *testing.T) {
+	library := installedRuntime(t)
+	folder, _ := phantomSeries(t)
+	var first api.Result
+	for i, edge := range []int{192, 96} {
+		m := coarseManifest(t)
+		m.Input.Patch = [3]int{edge, edge, edge}
+		r := analyse(t, options{modelDir: modelFolder(t, m, blobNetwork, ""), runtime: library, threshold: 0.1}, folder)
+		if i == 0 {
+			if first = r; len(r.Findings) < 3 {
+				t.Fatalf("%d findings", len(r.Findings))
+			}
+			continue
+		}
+		if r.Attributes["patches"] == first.Attributes["patches"] {
+			t.Errorf("with patches of %d the scan is cut like before: %s", edge, r.Attributes["patches"])
+		}
+		if len(r.Findings) != len(first.Findings) {
+			t.Fatalf("patches of %d: %d findings, the first tiling has %d", edge, len(r.Findings), len(first.Findings))
+		}
+		for k, f := range r.Findings {
+			if w := first.Findings[k]; distance(f.Center, w.Center) > 1e-2 || math.Abs(f.Probability-w.Probability) > 1e-2 || math.Abs(f.DiameterMM-w.DiameterMM) > 1e-2 {
+				t.Errorf("patches of %d: finding %d is %v %g %g, in the first tiling %v %g %g", edge, k,
+					f.Center, f.Probability, f.DiameterMM, w.Center, w.Probability, w.DiameterMM)
+			}
+		}
+	}
+}
+
 // TestPleuralMass paints a mass of 40 mm into the wall of a phantom's chest,
 // its centre more than 10 mm outside the lungs' mask, with a dense core that
 // the detector of the test finds. A reach that holds the core reports it; one
@@ -225,7 +256,7 @@ func TestPleuralMass(t *testing.T) {
 	m := coarseManifest(t)
 	m.Name, m.SHA256 = "bright", hashOf(t, "testdata/bright.onnx")
 	m.Input.Prepare.Masking, m.Input.Prepare.MarginVoxels = false, [2]int{16, 16}
-	m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = [3]int{48, 48, 48}, 4, 8, 2
+	m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = [3]int{48, 48, 48}, 0, 8, 2
 	m.Output.Anchors, m.Output.MinInLung, m.Output.Threshold = []float64{20}, 0, 0.001
 	near := func(r api.Result) bool {
 		for _, f := range r.Findings {

@@ -40,13 +40,22 @@ type tensor struct {
 }
 
 func newTensor(shape ...int) tensor {
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	return tensorOf(make([]float32, n), shape...)
+}
+
+// tensorOf is a tensor in the first numbers of data.
+func tensorOf(data []float32, shape ...int) tensor {
 	t := tensor{shape: make([]int64, len(shape))}
 	n := 1
 	for i, s := range shape {
 		t.shape[i] = int64(s)
 		n *= s
 	}
-	t.data = make([]float32, n)
+	t.data = data[:n]
 	return t
 }
 

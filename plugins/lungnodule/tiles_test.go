@@ -1,6 +1,7 @@
 package main
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 
@@ -33,55 +34,118 @@ func scan(size [3]int, value func(x, y, z int) uint8, lung func(x, y, z int) boo
 
 func everywhere(int, int, int) bool { return true }
 
-func TestPlanCoversEveryVoxelOnce(t *testing.T) {
+// chest is two lungs side by side that grow towards the bottom.
+func chest(x, y, z int) bool {
+	lung := func(cx float64) bool {
+		r := 12 + float64(z)/5
+		dx, dy := (float64(x)-cx)/r, (float64(y)-60)/r/1.4
+		return z >= 4 && z < 116 && dx*dx+dy*dy < 1
+	}
+	return lung(45) || lung(125)
+}
+
+func TestPlanCoversWhatIsInReachOnce(t *testing.T) {
 	tests := []struct {
-		name string
-		size [3]int // x, y, z
-		in   models.Input
+		name  string
+		size  [3]int // x, y, z
+		in    models.Input
+		reach int
+		lung  func(x, y, z int) bool
 	}{
-		{"one tile", [3]int{20, 20, 20}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}},
-		{"equal tiles", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}},
-		{"coarse step", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 96, 64}, Step: 16, Margin: 8}},
-		{"fixed patch", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 48, 80}, Margin: 8}},
-		{"no margin", [3]int{33, 32, 31}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4}},
-		{"one voxel", [3]int{1, 1, 1}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4, Margin: 4}},
+		{"one tile", [3]int{20, 20, 20}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}, 0, everywhere},
+		{"several", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 64, 64}, Step: 4, Margin: 8}, 0, everywhere},
+		{"coarse step", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 96, 64}, Step: 16, Margin: 8}, 0, everywhere},
+		{"core below a step", [3]int{37, 21, 30}, models.Input{Patch: [3]int{64, 64, 64}, Step: 32, Margin: 28}, 0, everywhere},
+		{"fixed patch", [3]int{97, 51, 130}, models.Input{Patch: [3]int{64, 48, 80}, Margin: 8}, 0, everywhere},
+		{"no margin", [3]int{33, 32, 31}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4}, 0, everywhere},
+		{"one voxel", [3]int{1, 1, 1}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4, Margin: 4}, 0, everywhere},
+		{"more cuts than a block", [3]int{230, 20, 20}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4, Margin: 8}, 0, everywhere},
+		{"chest", [3]int{170, 120, 120}, models.Input{Patch: [3]int{96, 96, 96}, Step: 16, Margin: 16}, 5, chest},
+		{"chest, one shape", [3]int{170, 120, 120}, models.Input{Patch: [3]int{64, 64, 64}, Margin: 16}, 5, chest},
+		{"no lung", [3]int{40, 40, 40}, models.Input{Patch: [3]int{32, 32, 32}, Step: 4, Margin: 4}, 9, func(int, int, int) bool { return false }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := scan(tt.size, func(x, y, z int) uint8 { return 0 }, everywhere)
-			pl := plan(p, tt.in, 0)
+			p := scan(tt.size, func(x, y, z int) uint8 { return 0 }, tt.lung)
+			pl := plan(p, tt.in, tt.reach)
 			seen := make([]uint8, p.Voxels())
-			for _, s := range pl.starts {
-				for z := s[0]; z < min(s[0]+pl.core[0], tt.size[2]); z++ {
-					for y := s[1]; y < min(s[1]+pl.core[1], tt.size[1]); y++ {
-						for x := s[2]; x < min(s[2]+pl.core[2], tt.size[0]); x++ {
+			limit := tt.in.Patch[0] * tt.in.Patch[1] * tt.in.Patch[2]
+			for _, k := range pl.tiles {
+				for z := k.start[0]; z < min(k.start[0]+k.core[0], tt.size[2]); z++ {
+					for y := k.start[1]; y < min(k.start[1]+k.core[1], tt.size[1]); y++ {
+						for x := k.start[2]; x < min(k.start[2]+k.core[2], tt.size[0]); x++ {
 							seen[p.Index(x, y, z)]++
 						}
 					}
 				}
-			}
-			for i, n := range seen {
-				if n != 1 {
-					t.Fatalf("voxel %d is in %d cores, want 1 (%+v)", i, n, pl)
+				for a, n := range k.patch {
+					if n < k.core[a]+2*tt.in.Margin || tt.in.Step == 0 && n != tt.in.Patch[a] || tt.in.Step > 0 && n%tt.in.Step != 0 {
+						t.Errorf("patch %v around core %v does not fit %+v", k.patch, k.core, tt.in)
+					}
+				}
+				if k.voxels() > limit {
+					t.Errorf("patch %v is larger than %v", k.patch, tt.in.Patch)
 				}
 			}
-			for a, n := range pl.patch {
-				if n > tt.in.Patch[a] || tt.in.Step == 0 && n != tt.in.Patch[a] || tt.in.Step > 0 && n%tt.in.Step != 0 {
-					t.Errorf("patch %v does not fit %v in steps of %d", pl.patch, tt.in.Patch, tt.in.Step)
+			for z := range tt.size[2] {
+				for y := range tt.size[1] {
+					for x := range tt.size[0] {
+						n := seen[p.Index(x, y, z)]
+						if n > 1 || n == 0 && nearLung(p.Mask, nodule.Candidate{Z: float64(z), Y: float64(y), X: float64(x)}, float64(tt.reach)) {
+							t.Fatalf("voxel %d,%d,%d is in %d cores (%+v)", x, y, z, n, pl)
+						}
+					}
 				}
+			}
+			if again := plan(p, tt.in, tt.reach); !reflect.DeepEqual(again, pl) {
+				t.Errorf("planned again: %+v, before %+v", again, pl)
 			}
 		})
 	}
 }
 
-func TestPlanSkipsTilesWithoutLung(t *testing.T) {
-	in := models.Input{Patch: [3]int{48, 48, 48}, Step: 4, Margin: 8}
-	p := scan([3]int{96, 32, 32}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 20 })
-	if pl := plan(p, in, 0); len(pl.starts) != 1 || pl.skip != 2 {
-		t.Errorf("%d tiles, %d skipped, want 1 and 2", len(pl.starts), pl.skip)
+// TestPlanIsCheap compares with the even grid of the largest cube, and holds
+// that two far parts are not searched as one.
+func TestPlanIsCheap(t *testing.T) {
+	in := models.Input{Patch: [3]int{96, 96, 96}, Step: 16, Margin: 16}
+	p := scan([3]int{170, 120, 120}, func(x, y, z int) uint8 { return 0 }, chest)
+	voxels := func(in models.Input, reach int) (n int) {
+		for _, k := range plan(p, in, reach).tiles {
+			n += k.voxels()
+		}
+		return n
 	}
-	if pl := plan(p, in, 13); len(pl.starts) != 2 || pl.skip != 1 {
-		t.Errorf("with a reach of 13: %d tiles, %d skipped, want 2 and 1", len(pl.starts), pl.skip)
+	even := in
+	even.Step = 0
+	for reach, most := range map[int]int{0: 70, 5: 80, 20: 100} { // percent of the grid
+		if got, grid := voxels(in, reach), voxels(even, reach); got > grid*most/100 {
+			t.Errorf("reach %d: %d voxels in all, the grid has %d", reach, got, grid)
+		}
+	}
+	in.Patch = [3]int{256, 256, 256}
+	p = scan([3]int{240, 30, 30}, func(x, y, z int) uint8 { return 0 }, func(x, y, z int) bool { return x < 10 || x > 230 })
+	if pl := plan(p, in, 3); len(pl.tiles) != 2 || pl.shapes() != "2*64x64x48" {
+		t.Errorf("two far parts are searched as %s", pl.shapes())
+	}
+}
+
+func TestPlanSkipsTilesWithoutLung(t *testing.T) {
+	in := models.Input{Patch: [3]int{48, 48, 48}, Margin: 8}
+	p := scan([3]int{96, 32, 32}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 20 })
+	if pl := plan(p, in, 0); len(pl.tiles) != 1 || pl.skip != 2 {
+		t.Errorf("%d tiles, %d skipped, want 1 and 2", len(pl.tiles), pl.skip)
+	}
+	if pl := plan(p, in, 13); len(pl.tiles) != 2 || pl.skip != 1 {
+		t.Errorf("with a reach of 13: %d tiles, %d skipped, want 2 and 1", len(pl.tiles), pl.skip)
+	}
+}
+
+// BenchmarkPlan covers lungs of the usual size.
+func BenchmarkPlan(b *testing.B) {
+	in := models.Input{Patch: [3]int{256, 256, 256}, Step: 16, Margin: 16}
+	p := scan([3]int{340, 300, 330}, func(x, y, z int) uint8 { return 0 }, func(x, y, z int) bool { return chest(x/2, y/2, z/3) })
+	for b.Loop() {
+		plan(p, in, 20)
 	}
 }
 
@@ -91,23 +155,26 @@ func TestFill(t *testing.T) {
 	const pad = 170
 	table := newScaling(models.Scale{Subtract: 128, Divide: 128})
 	pl := plan(p, models.Input{Patch: [3]int{8, 8, 8}, Step: 4, Margin: 2}, 0)
-	got := make([]float32, pl.voxels())
-	for _, start := range pl.starts {
+	if len(pl.tiles) < 2 {
+		t.Fatalf("%d tiles", len(pl.tiles))
+	}
+	for _, k := range pl.tiles {
+		got := make([]float32, k.voxels())
 		for i := range got {
 			got[i] = -99
 		}
-		pl.fill(got, p, start, table, pad)
-		o := pl.origin(start)
+		o := k.origin(pl.margin)
+		fill(got, p, o, k.patch, table, pad)
 		i := 0
-		for z := o[0]; z < o[0]+pl.patch[0]; z++ {
-			for y := o[1]; y < o[1]+pl.patch[1]; y++ {
-				for x := o[2]; x < o[2]+pl.patch[2]; x++ {
+		for z := o[0]; z < o[0]+k.patch[0]; z++ {
+			for y := o[1]; y < o[1]+k.patch[1]; y++ {
+				for x := o[2]; x < o[2]+k.patch[2]; x++ {
 					want := float32(pad-128) / 128
 					if x >= 0 && x < 5 && y >= 0 && y < 4 && z >= 0 && z < 2 {
 						want = (float32(value(x, y, z)) - 128) / 128
 					}
 					if got[i] != want {
-						t.Fatalf("tile at %v: voxel %d,%d,%d is %g, want %g", start, x, y, z, got[i], want)
+						t.Fatalf("tile at %v: voxel %d,%d,%d is %g, want %g", k.start, x, y, z, got[i], want)
 					}
 					i++
 				}
@@ -117,13 +184,13 @@ func TestFill(t *testing.T) {
 }
 
 func TestContains(t *testing.T) {
-	pl := tiling{core: [3]int{16, 16, 16}, margin: 8}
+	k := tile{core: [3]int{16, 16, 16}}
 	for place, want := range map[float64]bool{7.4: false, 7.5: true, 15: true, 23.4: true, 23.5: false} {
-		if got := pl.contains([3]float64{10, place, 10}, 0); got != want {
+		if got := k.contains(8, [3]float64{10, place, 10}, 0); got != want {
 			t.Errorf("contains(%g) = %v, want %v", place, got, want)
 		}
 	}
-	if !pl.contains([3]float64{4, 10, 27}, 4) {
+	if !k.contains(8, [3]float64{4, 10, 27}, 4) {
 		t.Error("contains with slack 4 refuses 4 voxels outside")
 	}
 }
