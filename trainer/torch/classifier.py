@@ -31,9 +31,7 @@ class Shape:
     window_hu: tuple[float, float] = (-1000.0, 400.0)
     view: int = 24  # voxels, edge of the view
     radius: float = 0.75  # of the ball, in diameters
-    rim_mm: float = (
-        2.0  # the ball's radius grows by this, so that a small nodule is seen with its surroundings
-    )
+    rim_mm: float = 2.0  # the ball's radius grows by this, so that a small nodule is seen with its surroundings
     widths: tuple[int, ...] = (8, 16, 32, 64)
     hidden: int = 48
     dropout: float = 0.3
@@ -79,9 +77,7 @@ class Gaze(nn.Module):
         size, edge = self.shape.size, self.shape.view
         at = self.ticks[None, :, None] * reach[:, :, None]  # [N,V,1] mm
         width = torch.clamp(reach * (2 / edge), min=self.shape.spacing_mm)[:, :, None]
-        matrix = torch.relu(1 - (at - self.steps[None, None, :]).abs() / width) * (
-            self.shape.spacing_mm / width
-        )
+        matrix = torch.relu(1 - (at - self.steps[None, None, :]).abs() / width) * (self.shape.spacing_mm / width)
         view = torch.matmul(crops[:, 0], matrix.transpose(1, 2)[:, None])  # x: [N,S,S,V]
         view = torch.matmul(matrix[:, None], view)  # y: [N,S,V,V]
         view = torch.matmul(matrix, view.reshape(-1, size, edge * edge))  # z

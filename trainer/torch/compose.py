@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from loss import IGNORED, NODULE, NOTHING
 from scipy import ndimage
-from settings import Compose
-from sources import Background, Nodule, Sources
 from torch import Tensor
 from torch.nn import functional as fn
+
+from loss import IGNORED, NODULE, NOTHING
+from settings import Compose
+from sources import Background, Nodule, Sources
 
 ROWS = 12  # of truth in a crop, filled up with NOTHING
 SIGMA = 1 / 2.355  # of a Gaussian per full width at half maximum
@@ -152,8 +153,15 @@ class Composer:
             hi = 7.0
         return float(np.exp(rng.uniform(np.log(lo), np.log(hi))))
 
-    def paste(self, rng: np.random.Generator, hu: np.ndarray, edge: np.ndarray, thick: float,
-              truth: list[np.ndarray], taken: list[np.ndarray]) -> np.ndarray:
+    def paste(
+        self,
+        rng: np.random.Generator,
+        hu: np.ndarray,
+        edge: np.ndarray,
+        thick: float,
+        truth: list[np.ndarray],
+        taken: list[np.ndarray],
+    ) -> np.ndarray:
         """Put one nodule into the crop, if there is a place for it."""
         s, size = self.s, self.s.crop
         d = self.diameter(rng)
@@ -223,7 +231,7 @@ class Composer:
         alpha = np.clip(ndimage.gaussian_filter(mask, rng.uniform(0.5, 0.8)) * 1.6, 0, 1)
         more = (thick * SIGMA) ** 2 - (n.slice_mm * scale * SIGMA) ** 2
         if more > 0.05:
-            sigma = more ** 0.5
+            sigma = more**0.5
             body = ndimage.gaussian_filter1d(body * alpha, sigma, 0)
             alpha = ndimage.gaussian_filter1d(alpha, sigma, 0)
             body = body / np.maximum(alpha, 1e-3)

@@ -73,9 +73,7 @@ def compare(net: Committee, network: bytes, crops: Tensor, diameter: Tensor) -> 
         got = session.run(None, {"crops": crops[part].numpy(), "diameter_mm": diameter[part].numpy()})
         worst = max(worst, *(float(np.abs(g - w[part]).max()) for g, w in zip(got, wanted, strict=True)))
     if not worst <= CLOSE:
-        raise Refused(
-            f"ONNX Runtime and PyTorch differ by {worst:.2g}, more than {CLOSE}; nothing was written"
-        )
+        raise Refused(f"ONNX Runtime and PyTorch differ by {worst:.2g}, more than {CLOSE}; nothing was written")
     return worst
 
 

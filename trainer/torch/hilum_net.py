@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from settings import Net, Refused
 from torch import Tensor, nn
+
+from settings import Net, Refused
 
 STRIDE = 4  # voxels between cells of the output
 MULTIPLE = 16  # voxels: a patch's sides must be multiples

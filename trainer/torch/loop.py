@@ -26,9 +26,10 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from settings import Loop, Refused
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+
+from settings import Loop, Refused
 
 FORMAT = "hilum-checkpoint-1"
 CHECKPOINT = "checkpoint.pt"
@@ -195,8 +196,12 @@ def batches(task: Task, s: Loop, start: int, stop: int, at: Place) -> Iterator[l
     """Yield the batches of the steps from start to stop."""
     samples = Samples(task, start, stop, s.batch, at.rank, at.world)
     loader = DataLoader(
-        samples, batch_size=s.batch // at.world, num_workers=s.workers, worker_init_fn=quiet,
-        prefetch_factor=4 if s.workers else None, pin_memory=at.device.type == "cuda",
+        samples,
+        batch_size=s.batch // at.world,
+        num_workers=s.workers,
+        worker_init_fn=quiet,
+        prefetch_factor=4 if s.workers else None,
+        pin_memory=at.device.type == "cuda",
         multiprocessing_context="fork" if s.workers else None,
     )
     for batch in loader:
@@ -255,11 +260,19 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
 
     def keep() -> None:
         if at.rank == 0:
-            save(path, {
-                "format": FORMAT, "name": task.name, "settings": task.settings, "step": step,
-                "seconds": time.monotonic() - begin, "model": net.state_dict(), "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            })
+            save(
+                path,
+                {
+                    "format": FORMAT,
+                    "name": task.name,
+                    "settings": task.settings,
+                    "step": step,
+                    "seconds": time.monotonic() - begin,
+                    "model": net.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                },
+            )
 
     try:
         for batch in batches(task, s, step, s.steps, at):
@@ -281,7 +294,8 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
             if not bool(torch.isfinite(loss)):
                 raise Refused(
                     f"the loss is {float(loss)} at step {step + 1}: the checkpoint of step "
-                    f"{since} or earlier is kept; lower loop.rate or check the data")
+                    f"{since} or earlier is kept; lower loop.rate or check the data"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), s.clip)

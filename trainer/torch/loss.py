@@ -8,10 +8,11 @@ float32: under bf16 or fp16 the logarithms lose what small probabilities hold.
 from __future__ import annotations
 
 import torch
-from hilum_net import STRIDE
-from settings import Loss
 from torch import Tensor
 from torch.nn import functional as fn
+
+from hilum_net import STRIDE
+from settings import Loss
 
 NODULE, IGNORED, NOTHING = 1.0, 0.0, -1.0  # what a row of the truth is
 
@@ -67,9 +68,15 @@ def detector_loss(out: Tensor, truth: Tensor, s: Loss, anchor: float) -> tuple[T
     loss = 4 * (pos + neg) + s.offset * parts[:3].sum() + s.size * parts[3]
     with torch.no_grad():
         sums = {
-            "loss": loss.detach(), "classify": (4 * (pos + neg)).detach(),
-            "z": parts[0].detach(), "y": parts[1].detach(), "x": parts[2].detach(), "d": parts[3].detach(),
-            "tp": (p[positive] >= 0.5).sum(), "pos": hit,
-            "tn": (p[negative] < 0.5).sum(), "neg": negative.sum(),
+            "loss": loss.detach(),
+            "classify": (4 * (pos + neg)).detach(),
+            "z": parts[0].detach(),
+            "y": parts[1].detach(),
+            "x": parts[2].detach(),
+            "d": parts[3].detach(),
+            "tp": (p[positive] >= 0.5).sum(),
+            "pos": hit,
+            "tn": (p[negative] < 0.5).sum(),
+            "neg": negative.sum(),
         }
     return loss, sums

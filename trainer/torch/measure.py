@@ -68,9 +68,7 @@ def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> t
         if not inside.any():
             continue
         said, was = float(probability[inside].mean()), float(truth[inside].mean())
-        rows.append(
-            {"from": b / bins, "to": (b + 1) / bins, "n": int(inside.sum()), "said": said, "was": was}
-        )
+        rows.append({"from": b / bins, "to": (b + 1) / bins, "n": int(inside.sum()), "said": said, "was": was})
         error += inside.mean() * abs(said - was)
     return rows, float(error)
 

@@ -20,9 +20,7 @@ from scipy import ndimage
 
 from settings import Refused
 
-SPACING = (
-    0.75  # mm, grid of the cubes: finer than what the network sees, so that resampling twice costs little
-)
+SPACING = 0.75  # mm, grid of the cubes: finer than what the network sees, so that resampling twice costs little
 SIZE = 72  # voxels: 54 mm, a crop of 48 mm turned a little still has tissue in its corners
 WINDOW = (-1000.0, 400.0)  # HU; `nodules/cubes` knows nothing above 400
 TEXTURES = ("solid", "part-solid", "ground-glass")
@@ -81,9 +79,7 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if axes.size != 9 or not np.array_equal(np.abs(axes), np.eye(3).ravel()):
         raise Refused(f"{path}: its axes are not the patient's; crops of oblique scans cannot be read here")
     if fields["ElementDataFile"] != "LOCAL":
-        raise Refused(
-            f"{path}: its voxels are in another file; only a .mha with its voxels inside can be read"
-        )
+        raise Refused(f"{path}: its voxels are in another file; only a .mha with its voxels inside can be read")
     wanted = int(np.prod(size)) * dtype.itemsize
     raw = data[at:]
     if fields.get("CompressedData", "False") == "True":
@@ -249,9 +245,7 @@ def simulate(count: int, seed: int) -> list[Nodule]:
         radius = np.full_like(distance, diameter / 2)
         if malignant:
             for axis in rng.normal(size=(12, 3)):
-                cosine = (axis[0] * z + axis[1] * y + axis[2] * x) / (
-                    np.linalg.norm(axis) * (distance + 1e-6)
-                )
+                cosine = (axis[0] * z + axis[1] * y + axis[2] * x) / (np.linalg.norm(axis) * (distance + 1e-6))
                 radius += 0.3 * diameter * np.clip(cosine - 0.85, 0, None) / 0.15
         ball = 1 / (1 + np.exp((distance - radius) / 0.6))
         core = 1 / (1 + np.exp((distance - radius / 2) / 0.6))

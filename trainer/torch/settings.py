@@ -123,8 +123,11 @@ def override(settings: T, changes: list[str]) -> T:
 def read(text: str, kind: Any) -> Any:  # noqa: ANN401 - the type is that of the field
     """Read a value of a settings field."""
     if kind is bool:
-        return {"true": True, "1": True, "false": False, "0": False}[text.lower()] if text.lower() in (
-            "true", "1", "false", "0") else int("no")
+        return (
+            {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+            if text.lower() in ("true", "1", "false", "0")
+            else int("no")
+        )
     if kind in (int, float, str):
         return kind(text)
     return tuple(int(part) for part in text.split(","))
@@ -152,6 +155,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 def changed(settings: object) -> str:
     """Return the settings that are not the defaults, as `--set` takes them."""
+
     def walk(now: dict[str, Any], then: dict[str, Any], prefix: str) -> list[str]:
         out: list[str] = []
         for key, value in now.items():

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from loss import IGNORED, NODULE
 from scipy import ndimage
+
+from loss import IGNORED, NODULE
 from settings import Compose, Refused
 
 AIR_HU = -500.0  # darker is air or lung
@@ -161,9 +162,17 @@ def prepared(folder: Path, s: Compose, known: dict[str, list[list[float]]], out:
             at = (axes @ (np.array([x, y, z]) - origin)) / spacing
             truth.append([*at[::-1], d / spacing[0], IGNORED])
         edge = lung_edge(voxels, tuple(prepare["window_hu"]), True)
-        out.backgrounds.append(places(Background(
-            case["uid"], voxels, edge, np.array(truth, np.float32).reshape(-1, 5),
-            max(case["source"]["grid"]["spacing_xyz_mm"][2], 1.5))))
+        out.backgrounds.append(
+            places(
+                Background(
+                    case["uid"],
+                    voxels,
+                    edge,
+                    np.array(truth, np.float32).reshape(-1, 5),
+                    max(case["source"]["grid"]["spacing_xyz_mm"][2], 1.5),
+                )
+            )
+        )
 
 
 def image(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +209,15 @@ def nodules(table: Path, s: Compose, out: Sources) -> None:
         half = int(np.ceil(max(max(c, n - 1 - c) for c, n in zip(centre, mask.shape, strict=True))))
         box = [(round(half - c), 2 * half + 1 - n - round(half - c)) for c, n in zip(centre, mask.shape, strict=True)]
         box = [(max(0, a), max(0, b)) for a, b in box]
-        out.nodules.append(Nodule(
-            r["patient"], np.pad(hu, box, mode="edge").astype(np.float16),
-            np.pad(mask * 255, box).clip(0, 255).astype(np.uint8), d, float(spacing[0])))
+        out.nodules.append(
+            Nodule(
+                r["patient"],
+                np.pad(hu, box, mode="edge").astype(np.float16),
+                np.pad(mask * 255, box).clip(0, 255).astype(np.uint8),
+                d,
+                float(spacing[0]),
+            )
+        )
 
 
 def contexts(table: Path, s: Compose, limits: tuple[float, float], out: Sources) -> None:
@@ -220,5 +235,10 @@ def contexts(table: Path, s: Compose, limits: tuple[float, float], out: Sources)
             at = [((int(r[a + "0"]) + int(r[a + "1"])) / 2) * sp - 0.5 for a, sp in zip("zyx", spacing, strict=True)]
             kind = NODULE if int(r["readers"]) >= 3 else IGNORED
             truth.append([*at, float(r["diameter_mm"]) + (0 if kind == NODULE else 4), kind])
-        out.backgrounds.append(places(Background(
-            name, voxels, lung_edge(voxels, limits, False), np.array(truth, np.float32), float(spacing[0]), True)))
+        out.backgrounds.append(
+            places(
+                Background(
+                    name, voxels, lung_edge(voxels, limits, False), np.array(truth, np.float32), float(spacing[0]), True
+                )
+            )
+        )

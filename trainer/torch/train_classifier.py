@@ -97,9 +97,7 @@ class Readings:
     ) -> None:
         self.s, self.bank, self.targets, self.train = s, bank, targets, train
         count = torch.bincount(targets[train, 1].long().clamp(0), minlength=TEXTURES).clamp(min=1)
-        self.rare = (count.sum() / count).sqrt() / (
-            count.sum() / count
-        ).sqrt().min()  # weights of the textures
+        self.rare = (count.sum() / count).sqrt() / (count.sum() / count).sqrt().min()  # weights of the textures
         self.seed = s.loop.seed * 1_000_003 + fold * 1009 + member
         self.settings: dict[str, Any] = {**as_dict(s), "fold": fold, "member": member}
 
@@ -145,9 +143,7 @@ def targets(found: list[nodules.Nodule], guide: Guide) -> Tensor:
     rows = []
     for n in found:
         malignancy = min(max(0.5 + (n.malignancy - 3) / guide.votes, 0.0), 1.0)
-        rows.append(
-            [malignancy, nodules.texture_class(n.texture), n.calcified, max(n.spiculation - 1, 0) / 4]
-        )
+        rows.append([malignancy, nodules.texture_class(n.texture), n.calcified, max(n.spiculation - 1, 0) / 4])
     return torch.tensor(rows, dtype=torch.float32)
 
 
@@ -181,9 +177,7 @@ def committee(s: Settings, out: Path, folds: list[int]) -> Committee:
 
 
 @torch.no_grad()
-def held_out(
-    s: Settings, out: Path, bank: tuple[Tensor, Tensor], fold: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def held_out(s: Settings, out: Path, bank: tuple[Tensor, Tensor], fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return logits [views,n] and textures [views,n,3] of every nodule from the readers of its own fold."""
     logits = np.zeros(bank[0].shape[:2])
     kinds = np.zeros((*bank[0].shape[:2], TEXTURES))
@@ -197,9 +191,7 @@ def held_out(
     return logits, kinds
 
 
-def report(
-    found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, kinds: np.ndarray
-) -> dict[str, Any]:
+def report(found: list[nodules.Nodule], fold: np.ndarray, logits: np.ndarray, kinds: np.ndarray) -> dict[str, Any]:
     """Return AUC with intervals, calibration, texture, leak; every nodule judged by its own fold."""
     source = np.array([n.source for n in found])
     vote = np.array([n.malignancy for n in found])
@@ -225,8 +217,7 @@ def report(
         result["centre and diameter jittered"] = figure(judged, logits[1])
         result["jittered, each view"] = [measure.auc(truth[judged], row[judged]) for row in logits[1:]]
     result["each fold"] = [
-        measure.auc(truth[judged & (fold == k)], logits[0][judged & (fold == k)])
-        for k in range(fold.max() + 1)
+        measure.auc(truth[judged & (fold == k)], logits[0][judged & (fold == k)]) for k in range(fold.max() + 1)
     ]
     for name, low, high in (("below 6 mm", 0, 6), ("6 to 10 mm", 6, 10), ("10 mm and more", 10, 999)):
         size = judged & (diameter >= low) & (diameter < high)
@@ -274,9 +265,7 @@ def calibration(
     }
 
 
-def textures(
-    found: list[nodules.Nodule], kind: np.ndarray, where: np.ndarray, result: dict[str, Any]
-) -> None:
+def textures(found: list[nodules.Nodule], kind: np.ndarray, where: np.ndarray, result: dict[str, Any]) -> None:
     """Add the confusion of textures (rows the truth) and one-against-rest AUCs to result."""
     truth = np.array([nodules.texture_class(n.texture) for n in found])
     where = where & (truth >= 0)
@@ -289,9 +278,7 @@ def textures(
     }
 
 
-def write_table(
-    path: Path, found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, result: dict
-) -> None:
+def write_table(path: Path, found: list[nodules.Nodule], fold: np.ndarray, logit: np.ndarray, result: dict) -> None:
     """Write every nodule's held-out judgement as CSV."""
     with path.open("w", newline="") as file:
         table = csv.writer(file)
@@ -323,9 +310,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="change a setting, such as loop.steps=300",
     )
-    p.add_argument(
-        "--tiny", action="store_true", help="a minute's settings; without DATA on simulated nodules"
-    )
+    p.add_argument("--tiny", action="store_true", help="a minute's settings; without DATA on simulated nodules")
     p.add_argument("--folds", help="train only these, such as 0,2; the figures come when all are there")
     p.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     return p
@@ -363,9 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {"simulated": simulated, "settings": as_dict(s), **report(found, fold, logits, kinds)}
     (options.out / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     write_table(options.out / "nodules.csv", found, fold, logits[0], result)
-    print(
-        f"AUC {result['as annotated']['auc']:.3f}, interval {result['as annotated']['interval']}", flush=True
-    )
+    print(f"AUC {result['as annotated']['auc']:.3f}, interval {result['as annotated']['interval']}", flush=True)
     return 0
 
 

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import loop
 import numpy as np
+import torch
+from torch import Tensor, nn
+
+import loop
 import settings
 import sources
-import torch
 from compose import Composer
 from hilum_net import MULTIPLE, HilumNet
 from loss import detector_loss
-from torch import Tensor, nn
 
 NAME = "hilum-net"
 
@@ -48,8 +49,11 @@ class Detection:
     def row(self, sums: dict[str, float], steps: int) -> dict[str, float]:
         mean = {key: sums[key] / steps for key in ("loss", "classify", "z", "y", "x", "d")}
         return {
-            "tpr": sums["tp"] / max(1, sums["pos"]), "tnr": sums["tn"] / max(1, sums["neg"]),
-            "pos": sums["pos"], "neg": sums["neg"], **mean,
+            "tpr": sums["tp"] / max(1, sums["pos"]),
+            "tnr": sums["tn"] / max(1, sums["neg"]),
+            "pos": sums["pos"],
+            "neg": sums["neg"],
+            **mean,
         }
 
 
@@ -82,8 +86,11 @@ def main() -> int:
         if a.mined:
             read_mined(a.mined, found)
         scans = sum(not b.context for b in found.backgrounds)
-        print(f"{scans} scans, {len(found.backgrounds) - scans} surroundings, {len(found.nodules)} nodules of "
-              f"{len({n.patient for n in found.nodules})} patients; settings: {settings.changed(s)}", flush=True)
+        print(
+            f"{scans} scans, {len(found.backgrounds) - scans} surroundings, {len(found.nodules)} nodules of "
+            f"{len({n.patient for n in found.nodules})} patients; settings: {settings.changed(s)}",
+            flush=True,
+        )
         return loop.train(Detection(s, found), s.loop, a.out, resume=a.resume, init=a.init)
     except settings.Refused as err:
         print(f"error: {err}", file=sys.stderr)

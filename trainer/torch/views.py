@@ -34,9 +34,7 @@ class Jitter:
     noise_hu: float = 17.0  # white noise, uniform from none to this
 
 
-def bank(
-    found: list[nodules.Nodule], count: int, shape: Shape, jitter: Jitter, seed: int
-) -> tuple[Tensor, Tensor]:
+def bank(found: list[nodules.Nodule], count: int, shape: Shape, jitter: Jitter, seed: int) -> tuple[Tensor, Tensor]:
     """Return views [count,n,V,V,V] float16 and measures [count,n,MEASURES] of n nodules."""
     gaze = Gaze(shape)
     views = torch.empty(count, len(found), shape.view, shape.view, shape.view, dtype=torch.float16)
@@ -79,9 +77,7 @@ def _moved(diameter_mm: float, shape: Shape, jitter: Jitter, rng: torch.Generato
     turn = float(torch.rand(1, generator=rng)) * 2 * math.pi
     normal = torch.randn(7, generator=rng).tolist()
     rotation = (
-        _rotation(0, 1, turn)
-        @ _rotation(1, 2, jitter.tilt * normal[0])
-        @ _rotation(0, 2, jitter.tilt * normal[1])
+        _rotation(0, 1, turn) @ _rotation(1, 2, jitter.tilt * normal[0]) @ _rotation(0, 2, jitter.tilt * normal[1])
     )
     scale = math.exp(jitter.scale_log * normal[2])
     off = torch.tensor(normal[3:6]) * (jitter.centre_mm + jitter.centre_share * diameter_mm)

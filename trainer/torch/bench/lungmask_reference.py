@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its own name for itself
+import SimpleITK as sitk
 
 AIR_HU = -400
 CLOSE_MM = 6.0
