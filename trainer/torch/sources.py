@@ -128,6 +128,16 @@ def read(folders: list[Path], s: Compose, excluded: Path | None = None) -> Sourc
     return out
 
 
+def summary(found: Sources) -> str:
+    """Say in a line what there is to train on."""
+    scans = sum(not b.context for b in found.backgrounds)
+    patients = len({n.patient for n in found.nodules})
+    return (
+        f"{scans} scans, {len(found.backgrounds) - scans} surroundings, "
+        f"{len(found.nodules)} nodules of {patients} patients"
+    )
+
+
 def ignored_rows(path: Path | None) -> dict[str, list[list[float]]]:
     """Read findings that count neither way, x, y, z in LPS mm and diameter, by series."""
     rows: dict[str, list[list[float]]] = {}

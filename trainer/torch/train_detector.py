@@ -31,7 +31,9 @@ class Detection:
 
     def __init__(self, s: settings.Detector, found: sources.Sources) -> None:
         self.s = s
-        self.settings: dict[str, Any] = {**settings.as_dict(s), "prepare": found.prepare}
+        self.settings: dict[str, Any] = {
+            **settings.as_dict(s), "prepare": found.prepare, "data": sources.summary(found),
+        }
         self.composer = Composer(found, s.compose, s.loop.seed)
 
     def model(self) -> nn.Module:
