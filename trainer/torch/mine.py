@@ -42,9 +42,7 @@ def false(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return found[(far > truth[None, :, 3] / 2 + AWAY).all(1)]
 
 
-def mine(
-    net: detect.HilumNet, anchor: float, b: sources.Background, pad: int, least: float, most: int
-) -> np.ndarray:
+def mine(net: detect.HilumNet, anchor: float, b: sources.Background, pad: int, least: float, most: int) -> np.ndarray:
     """Return the false positives [n, 4] in one scan."""
     more = most + 2 * len(b.truth)  # room for the nodules themselves
     found = false(detect.candidates(net, anchor, b.voxels, pad, region(b), least, more), b.truth)
@@ -84,9 +82,7 @@ def main() -> int:
         s = settings.override(s, a.set)
         found = sources.read(a.data, s.compose, a.excluded)
         if found.prepare != state["settings"]["prepare"]:
-            raise settings.Refused(
-                "the scans were prepared in another way than those the checkpoint was trained on"
-            )
+            raise settings.Refused("the scans were prepared in another way than those the checkpoint was trained on")
         mined = {}
         for b in found.backgrounds:
             if b.context:
