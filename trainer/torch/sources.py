@@ -37,7 +37,7 @@ class Background:
     context: bool = False
     inside: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int16))  # voxels in the lung
     rim: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int16))  # within 6 mm of its edge
-    mined: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
+    mined: np.ndarray = field(default_factory=lambda: np.empty((0, 4), np.float32))  # z, y, x, probability
 
 
 @dataclass
@@ -136,6 +136,22 @@ def summary(found: Sources) -> str:
         f"{scans} scans, {len(found.backgrounds) - scans} surroundings, "
         f"{len(found.nodules)} nodules of {patients} patients"
     )
+
+
+def read_mined(path: Path, found: Sources) -> int:
+    """Add the false positives that mine.py wrote to their backgrounds; returns how many."""
+    count = 0
+    try:
+        with np.load(path) as f:
+            for b in found.backgrounds:
+                if b.name in f.files:
+                    b.mined = f[b.name].astype(np.float32).reshape(-1, 4)
+                    count += len(b.mined)
+    except (OSError, ValueError) as err:
+        raise Refused(f"{path} is no file of mine.py ({type(err).__name__})") from None
+    if not count:
+        raise Refused(f"{path} has no false positives in these scans: mine them in the scans that are trained on")
+    return count
 
 
 def ignored_rows(path: Path | None) -> dict[str, list[list[float]]]:
