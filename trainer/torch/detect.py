@@ -26,8 +26,7 @@ NEAR = 4.0  # voxels: candidates nearer than this, or than their radius, are one
 
 def load(path: Path) -> tuple[HilumNet, settings.Detector, dict[str, Any]]:
     """Return the averaged network of a checkpoint, its settings, and the whole checkpoint."""
-    if path.is_dir():
-        path = path / loop.CHECKPOINT
+    path = path / loop.CHECKPOINT if path.is_dir() else path
     state = loop.load(path, NAME)
     s = settings.from_dict(settings.Detector, state["settings"])
     net = HilumNet(s.net)

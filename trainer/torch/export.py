@@ -1,7 +1,8 @@
 """Writes a model folder, model.onnx and model.json, from a trained network.
 
     python export.py RUN/checkpoint.pt models/lung-nodule-detector --data "what it was trained on"
-    python export.py RUN models/lung-nodule-classifier       # of train_classifier.py: export_classifier.py
+    python export.py RUN/checkpoint.pt models/lung-nodule-detector       # of rescore.py: rescore.onnx beside it
+    python export.py RUN models/lung-nodule-classifier                   # of train_classifier.py
 
 ONNX Runtime's outputs are compared with PyTorch's on patches of several shapes before anything is written.
 --fp16 writes a network that computes in half precision, for GPUs; its input and output stay float32.
@@ -20,12 +21,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import artifact
 import detect
+import loop
+import rescore
 import settings
-from hilum_net import MULTIPLE, STRIDE, HilumNet
+from hilum_net import MULTIPLE, STRIDE
 from settings import Refused
 
 # Largest differences between ONNX Runtime and PyTorch: of a probability, and of any output.
@@ -36,6 +39,7 @@ MARGIN_VOXELS = (24, 24)  # around the lungs' box: a mass on the pleura lies out
 REACH_MM = 20
 TOP_K, NMS_IOU, MERGE = 100, 0.05, 1.0
 PROVIDERS = ("openvino", "cpu")
+RESCORE_BATCH = 32
 INTENDED_USE = (
     "Research use, not a medical device. Marks places in a chest CT that look to it like lung nodules, for "
     "somebody who reads the scan; no basis for any decision about a patient."
@@ -57,21 +61,22 @@ def to_onnx(net: nn.Module) -> bytes:
     return artifact.to_onnx(net, example, ["volume"], ["candidates"], axes(("volume", "candidates")))
 
 
-@torch.no_grad()
-def compare(net: HilumNet, network: bytes, close: tuple[float, float]) -> float:
-    """Return the largest difference of a probability from the checkpoint's network; refuse one above `close`."""
+def answers(network: bytes, inputs: list[tuple[str, Tensor]]) -> list[np.ndarray]:
+    """Return the first output of ONNX Runtime for each input."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    rng = torch.Generator().manual_seed(5)
+    return [session.run(None, {name: x.numpy()})[0] for name, x in inputs]
+
+
+@torch.no_grad()
+def compare(net: nn.Module, network: bytes, name: str, inputs: list[Tensor], close: tuple[float, float]) -> float:
+    """Return the largest difference of a probability from the checkpoint's network; refuse one above `close`."""
     worst, rest = 0.0, 0.0
-    for n, *shape in SHAPES:
-        x = torch.randn(n, 1, *shape, generator=rng) * 0.2 - 0.7  # noise in the lungs' density
-        x[..., shape[2] // 2 :] += 0.9  # and in tissue's
+    for x, got in zip(inputs, answers(network, [(name, x) for x in inputs]), strict=True):
         want = net(x).numpy()
-        got = session.run(None, {"volume": x.numpy()})[0]
-        if got.shape != (n, *(v // STRIDE for v in shape), 1, 5):
-            raise Refused(f"the exported network answers {got.shape} to a patch of {shape}; nothing was written")
+        if got.shape != want.shape:
+            raise Refused(f"the exported network answers {got.shape} and PyTorch {want.shape}; nothing was written")
         probability = [1 / (1 + np.exp(-v[..., 0].astype(np.float64))) for v in (got, want)]
         worst = max(worst, float(np.abs(probability[0] - probability[1]).max()))
         rest = max(rest, float(np.abs(got - want).max()))
@@ -81,6 +86,16 @@ def compare(net: HilumNet, network: bytes, close: tuple[float, float]) -> float:
             f"than {close[0]:g} and {close[1]:g}; nothing was written"
         )
     return worst
+
+
+def noise(shapes: tuple[tuple[int, ...], ...]) -> list[Tensor]:
+    """Return inputs to compare on: noise in the lungs' density, and in tissue's in one half."""
+    rng, out = torch.Generator().manual_seed(5), []
+    for n, *shape in shapes:
+        x = torch.randn(n, 1, *shape, generator=rng) * 0.2 - 0.7
+        x[..., shape[2] // 2 :] += 0.9
+        out.append(x)
+    return out
 
 
 def metrics(path: Path | None, data: str, command: str) -> list[dict[str, Any]]:
@@ -195,16 +210,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metrics", type=Path, help="JSON of `hilum train evaluate --json`, or a list of figures")
     p.add_argument("--measured-on", default="", help="the scans of that evaluation")
     p.add_argument("--measured-by", default="hilum train predict; hilum train evaluate", help="its commands")
+    p.add_argument("--weight", type=float, default=0.5, help="of a network of rescore.py in the probability")
+    p.add_argument("--rescore-from", type=float, default=0.02, help="probability from which it is asked")
     return p
 
 
-def main() -> int:
-    """Run the program."""
-    if len(sys.argv) > 1 and (Path(sys.argv[1]) / "report.json").exists():
-        import export_classifier
-
-        return export_classifier.main()
-    a = parser().parse_args()
+def detector(a: argparse.Namespace) -> str:
+    """Write a detector's folder; returns what to say."""
     name = a.name or a.model.resolve().name
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
         raise Refused(f"{name!r} is no name of a model: a-z, 0-9, '.', '_' and '-'; choose one with --name")
@@ -219,10 +231,66 @@ def main() -> int:
         raise Refused("the checkpoint does not say what it was trained on: say it with --data")
     plain = artifact.folded(net)
     network = to_onnx(artifact.Half(plain) if a.fp16 else plain)
-    difference = compare(net, network, CLOSE_FP16 if a.fp16 else CLOSE)
-    made = json.dumps(manifest(a, name, s, state, network, difference), indent=2, ensure_ascii=False)
-    artifact.write(a.model, {"model.onnx": network, "model.json": (made + "\n").encode()})
-    print(f"{a.model}: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}")
+    difference = compare(net, network, "volume", noise(SHAPES), CLOSE_FP16 if a.fp16 else CLOSE)
+    made = manifest(a, name, s, state, network, difference)
+    artifact.write(a.model, {"model.onnx": network, "model.json": text(made)})
+    return f"{a.model}: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}"
+
+
+def rescoring(a: argparse.Namespace) -> str:
+    """Write a network of rescore.py into the folder of its detector; returns what to say."""
+    if not 0 <= a.weight <= 1:
+        raise Refused(f"--weight {a.weight:g} is not in 0..1")
+    if not 0 < a.rescore_from < 1:
+        raise Refused(f"--rescore-from {a.rescore_from:g} is not between 0 and 1")
+    judge, state = rescore.load(a.checkpoint)
+    path = a.model / "model.json"
+    try:
+        made = json.loads(path.read_text())
+        detector_prepare, scale = dict(made["input"]["prepare"]), made["input"]["scale"]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise Refused(f"{path} is no detector's manifest ({type(err).__name__}): export the detector first") from None
+    prepare = {**state["settings"]["prepare"], "margin_voxels": detector_prepare.get("margin_voxels")}
+    if detector_prepare != prepare or scale != {"subtract": detect.SUBTRACT, "divide": detect.DIVIDE}:
+        raise Refused(f"{path} prepares scans in another way than the network of {a.checkpoint} was trained on")
+    example = (torch.zeros(2, 1, *[rescore.SIZE] * 3),)
+    names = {"crops": {0: "n"}, "logit": {0: "n"}}
+    network = artifact.to_onnx(artifact.folded(judge), example, ["crops"], ["logit"], names)
+    difference = compare(judge, network, "crops", noise(((1, *[rescore.SIZE] * 3), (5, *[rescore.SIZE] * 3))), CLOSE)
+    made["rescore"] = {
+        "sha256": artifact.sha256(network),
+        "input": "crops",
+        "output": "logit",
+        "size": rescore.SIZE,
+        "batch": RESCORE_BATCH,
+        "threshold": a.rescore_from,
+        "weight": a.weight,
+    }
+    first = made["provenance"]["settings"].split("; rescore.py: ")[0]
+    made["provenance"]["settings"] = f"{first}; rescore.py: {state['step']} steps"
+    artifact.write(a.model, {"rescore.onnx": network, "model.json": text(made)})
+    return f"{a.model}/rescore.onnx: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}"
+
+
+def text(made: dict[str, Any]) -> bytes:
+    """Return a manifest as its file's bytes."""
+    return (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def main() -> int:
+    """Run the program."""
+    if len(sys.argv) > 1 and (Path(sys.argv[1]) / "report.json").exists():
+        import export_classifier
+
+        return export_classifier.main()
+    a = parser().parse_args()
+    if a.checkpoint.is_dir():
+        a.checkpoint = a.checkpoint / loop.CHECKPOINT
+    write = {detect.NAME: detector, rescore.NAME: rescoring}
+    name = loop.load(a.checkpoint)["name"]
+    if name not in write:
+        raise Refused(f"{a.checkpoint} is a checkpoint of {name}, which is not exported from here: name its whole run")
+    print(write[name](a))
     return 0
 
 
