@@ -377,7 +377,7 @@ func (n networks) overfit(t *testing.T) {
 	falls(t, run, 0.1)
 	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), model)
 	half := filepath.Join(dir, "half")
-	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--fp16")
+	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--fp16", "--small", "4,6")
 	n.do(t, "model", "verify", half)
 	e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), []string{overfitted})
 	at := slices.Index(e.Rates, 1)

@@ -55,6 +55,23 @@ def axes(names: tuple[str, str]) -> dict[str, dict[int, str]]:
     }
 
 
+class Sized(nn.Module):
+    """A detector that asks more of what it measures small: logit + slope · min(0, ln(diameter / below)).
+
+    Lungs are full of specks that look like nodules of 3 mm and are not reported; the network is trained on as
+    many small nodules as large ones and cannot know that.
+    """
+
+    def __init__(self, net: nn.Module, anchor: float, slope: float, below: float) -> None:
+        super().__init__()
+        self.net, self.slope, self.shift = net, slope, math.log(anchor / below)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        small = torch.clamp(y[..., 4:] + self.shift, max=0.0)
+        return torch.cat([y[..., :1] + self.slope * small, y[..., 1:]], -1)
+
+
 def to_onnx(net: nn.Module) -> bytes:
     """Return a detector as ONNX for any batch and any patch of multiples of 16 voxels."""
     example = (torch.zeros(1, 1, 64, 64, 64),)
@@ -188,6 +205,7 @@ def manifest(
             "code": f"trainer/torch/train_detector.py, revision {program}, training.lock {lock}",
             "command": f"{command} DATA",
             "settings": f"{changed}; {state['step']} steps in {state['seconds'] / 60:.0f} minutes, averaged weights"
+            + (f", --small {a.small}" if numbers(a.small)[0] else "")
             + (", fp16" if a.fp16 else ""),
             "metrics": figures,
         },
@@ -205,6 +223,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", default="1.0.0")
     p.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     p.add_argument("--threshold", type=float, default=0.5, help="probability from which a finding is reported")
+    p.add_argument(
+        "--small",
+        default="0,6",
+        metavar="SLOPE,MM",
+        help="ask more of findings that measure less than MM: SLOPE less logit for each factor e in the diameter",
+    )
     p.add_argument("--providers", default="cpu", help="execution providers on a CPU, best first: openvino,cpu")
     p.add_argument("--data", help="what it was trained on, where the checkpoint does not say it")
     p.add_argument("--metrics", type=Path, help="JSON of `hilum train evaluate --json`, or a list of figures")
@@ -226,15 +250,30 @@ def detector(a: argparse.Namespace) -> str:
         raise Refused(f"--threshold {a.threshold:g} is not between 0 and 1")
     if not set(a.providers.split(",")) <= set(PROVIDERS):
         raise Refused(f"--providers {a.providers}: there are openvino and cpu")
+    slope, below = numbers(a.small)
     net, s, state = detect.load(a.checkpoint)
     if not a.data and "data" not in state["settings"]:
         raise Refused("the checkpoint does not say what it was trained on: say it with --data")
     plain = artifact.folded(net)
-    network = to_onnx(artifact.Half(plain) if a.fp16 else plain)
-    difference = compare(net, network, "volume", noise(SHAPES), CLOSE_FP16 if a.fp16 else CLOSE)
+    served = artifact.Half(plain) if a.fp16 else plain
+    network = to_onnx(Sized(served, s.net.anchor, slope, below))
+    difference = compare(
+        Sized(net, s.net.anchor, slope, below), network, "volume", noise(SHAPES), CLOSE_FP16 if a.fp16 else CLOSE
+    )
     made = manifest(a, name, s, state, network, difference)
     artifact.write(a.model, {"model.onnx": network, "model.json": text(made)})
     return f"{a.model}: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}"
+
+
+def numbers(text: str) -> tuple[float, float]:
+    """Read --small."""
+    try:
+        slope, below = (float(part) for part in text.split(","))
+        if not (0 <= slope <= 100 and 0 < below < 100):
+            raise ValueError
+    except ValueError:
+        raise Refused(f"--small {text}: give a slope from 0 and a diameter in mm, such as 4,6") from None
+    return slope, below
 
 
 def rescoring(a: argparse.Namespace) -> str:
