@@ -26,6 +26,7 @@ type networks struct {
 	set              string // folder of a simulated set like LUNA16
 	prepared         string // folder of its scans, prepared
 	scans            []string
+	run              string // folder of a trained tiny detector
 }
 
 // The simulated set: three scans, of which one has three nodules.
@@ -42,9 +43,13 @@ func TestNetworks(t *testing.T) {
 		t.Skip("trains networks for two minutes")
 	}
 	n := newNetworks(t)
-	t.Run("detector", func(t *testing.T) { t.Parallel(); n.detector(t) })
-	t.Run("overfit", func(t *testing.T) { t.Parallel(); n.overfit(t) })
-	t.Run("classifier", func(t *testing.T) { t.Parallel(); n.classifier(t) })
+	n.train(t)
+	for name, test := range map[string]func(networks, *testing.T){
+		"detector": networks.detector, "overfit": networks.overfit, "classifier": networks.classifier,
+		"resume": networks.resume, "refusals": networks.refusals,
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(n, t) })
+	}
 }
 
 func newNetworks(t *testing.T) networks {
@@ -223,42 +228,53 @@ func falls(t *testing.T, run string, share float64) {
 // steps of the tiny detector; a checkpoint is written every 20.
 var steps = []string{"--set", "loop.steps=60", "--set", "loop.save_every=20"}
 
-// detector trains one with nodules that are put into the scans, kills an equal
-// run, and lets the network be judged by a second one.
-func (n networks) detector(t *testing.T) {
-	dir := t.TempDir()
-	run, model := filepath.Join(dir, "run"), filepath.Join(dir, "tiny-detector")
-	out := n.do(t, append([]string{"train", "detector", "--tiny", "--out", run, n.prepared}, steps...)...)
+// train trains a detector with nodules that are put into the scans.
+func (n *networks) train(t *testing.T) {
+	n.run = filepath.Join(t.TempDir(), "run")
+	out := n.do(t, append([]string{"train", "detector", "--tiny", "--out", n.run, n.prepared}, steps...)...)
 	if !strings.Contains(out, "step     60") || !strings.Contains(out, "loss") {
 		t.Errorf("train detector printed %q, want lines of progress and the curve", out)
 	}
-	falls(t, run, 0.7)
-	n.resumed(t, run, filepath.Join(dir, "killed"))
+	falls(t, n.run, 0.7)
+}
 
-	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), model)
+// detector takes the detector through the plugin, alone and with a second
+// network that was trained on its false positives.
+func (n networks) detector(t *testing.T) {
+	dir := t.TempDir()
+	model := filepath.Join(dir, "tiny-detector")
+	n.do(t, "train", "export", filepath.Join(n.run, "checkpoint.pt"), model)
 	n.do(t, "model", "verify", model)
 	e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), n.scans)
 	t.Logf("after 60 steps: %+v", e)
 	if e.Scans != setScans || e.TP+e.FN == 0 {
 		t.Errorf("evaluate: %+v, want %d scans with nodules", e, setScans)
 	}
-
 	mined, second := filepath.Join(dir, "mined.npz"), filepath.Join(dir, "second")
-	n.program(t, "mine.py", run, n.prepared, "--out", mined, "--least", "0.01", "--threads", "1")
-	n.program(t, "rescore.py", run, n.prepared, "--mined", mined, "--out", second, "--tiny")
+	n.program(t, "mine.py", n.run, n.prepared, "--out", mined, "--least", "0.01", "--threads", "1")
+	n.program(t, "rescore.py", n.run, n.prepared, "--mined", mined, "--out", second, "--tiny")
 	falls(t, second, 0.9)
-	n.refusals(t, dir, run, second, model)
+
+	// It fits no model that prepares scans in another way, and no other network.
+	before := contents(t, second)
+	other := copied(t, filepath.Join(n.checkout, "models", "nodule-blob"), model)
+	kept := contents(t, other)
+	n.refuse(t, "in another way", "train", "export", second, other)
+	n.refuse(t, "is a checkpoint of hilum-rescore, not of hilum-net", "train", "detector", "--tiny", "--resume", "--out", second, n.prepared)
+	unchanged(t, before, contents(t, second))
+	unchanged(t, kept, contents(t, other))
+
 	n.do(t, "train", "export", second, model)
 	n.do(t, "model", "verify", model)
-	if e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), n.scans); e.Scans != setScans {
+	if e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), []string{overfitted}); e.Scans != 1 {
 		t.Errorf("evaluate with the second network: %+v", e)
 	}
 }
 
-// resumed kills a run like the one in `whole` after a checkpoint, goes on, and
+// resume kills a run like that of train after a checkpoint, goes on, and
 // compares the curves.
-func (n networks) resumed(t *testing.T, whole, run string) {
-	t.Helper()
+func (n networks) resume(t *testing.T) {
+	run := filepath.Join(t.TempDir(), "killed")
 	args := append([]string{n.prepared, "--out", run, "--tiny"}, steps...)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -283,7 +299,7 @@ func (n networks) resumed(t *testing.T, whole, run string) {
 	}
 	n.refuse(t, "holds a run", append([]string{"train", "detector", "--tiny", "--out", run, n.prepared}, steps...)...)
 	n.program(t, "train_detector.py", append(args, "--resume")...)
-	want, got := curve(t, whole), curve(t, run)
+	want, got := curve(t, n.run), curve(t, run)
 	if len(want) != 6 || len(got) != 6 {
 		t.Fatalf("the curves have %d and %d rows, want 6", len(want), len(got))
 	}
@@ -297,28 +313,34 @@ func (n networks) resumed(t *testing.T, whole, run string) {
 }
 
 // refusals asks for what cannot be done; nothing may change.
-func (n networks) refusals(t *testing.T, dir, run, second, model string) {
-	t.Helper()
-	before := contents(t, run, second, model)
-	empty := t.TempDir()
-	n.refuse(t, "holds neither prepared scans", "train", "detector", "--tiny", "--out", filepath.Join(dir, "none"), empty)
-	n.refuse(t, "is a checkpoint of hilum-rescore, not of hilum-net", "train", "detector", "--tiny", "--resume", "--out", second, n.prepared)
-	n.refuse(t, "made with other settings", "train", "detector", "--tiny", "--resume", "--set", "loop.rate=0.001", "--out", run, n.prepared)
-	n.refuse(t, "is no checkpoint or is damaged", "train", "export", filepath.Join(n.prepared, "manifest.json"), filepath.Join(dir, "none"))
-	n.refuse(t, "in another way", "train", "export", second, copied(t, filepath.Join(n.checkout, "models", "nodule-blob"), model))
-	n.refuse(t, "there is no setting loop.speed", "train", "detector", "--tiny", "--set", "loop.speed=1", "--out", filepath.Join(dir, "none"), n.prepared)
-	// So high a rate ends in numbers that are none, or in ones so large that they are.
+func (n networks) refusals(t *testing.T) {
+	dir, before := t.TempDir(), contents(t, n.run)
+	none := filepath.Join(dir, "none")
+	n.refuse(t, "holds neither prepared scans", "train", "detector", "--tiny", "--out", none, t.TempDir())
+	n.refuse(t, "made with other settings", "train", "detector", "--tiny", "--resume", "--set", "loop.rate=0.001", "--out", n.run, n.prepared)
+	n.refuse(t, "there is no setting loop.speed", "train", "detector", "--tiny", "--set", "loop.speed=1", "--out", none, n.prepared)
+	n.refuse(t, "is no checkpoint or is damaged", "train", "export", filepath.Join(n.prepared, "manifest.json"), none)
+	if _, err := os.Stat(none); err == nil {
+		t.Error("a refused command made its folder")
+	}
+	unchanged(t, before, contents(t, n.run))
+	// So high a rate ends in numbers that are none.
 	nan := filepath.Join(dir, "nan")
 	n.refuse(t, "of step 1 is kept", "train", "detector", "--tiny", "--set", "loop.rate=1e20", "--set", "loop.save_every=1",
 		"--set", "loop.warmup=1", "--out", nan, n.prepared)
 	if _, err := os.Stat(filepath.Join(nan, "checkpoint.pt")); err != nil {
 		t.Errorf("the run that ended in NaN has no checkpoint: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "none")); err == nil {
-		t.Error("a refused command made its folder")
+}
+
+// unchanged compares the contents of folders.
+func unchanged(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	if len(before) != len(after) {
+		t.Errorf("a command that was refused left %d files where there were %d", len(after), len(before))
 	}
 	for name, want := range before {
-		if got := contents(t, run, second, model)[name]; got != want {
+		if after[name] != want {
 			t.Errorf("%s was changed by a command that was refused", name)
 		}
 	}
