@@ -77,8 +77,9 @@ def smooth_noise(rng: np.random.Generator, size: int, length: float) -> np.ndarr
 class Composer:
     """Makes crops from sources."""
 
-    def __init__(self, sources: Sources, s: Compose, seed: int) -> None:
-        self.s, self.seed = s, seed
+    def __init__(self, sources: Sources, s: Compose, seed: int, inner: int = 5) -> None:
+        """Make a composer that pastes nodules at least `inner` voxels inside the crop's sides."""
+        self.s, self.seed, self.inner = s, seed, inner
         self.scans = [b for b in sources.backgrounds if not b.context and len(b.inside)]
         self.contexts = [b for b in sources.backgrounds if b.context]
         self.nodules = sorted(sources.nodules, key=lambda n: n.diameter)
@@ -92,41 +93,48 @@ class Composer:
     def crop(self, index: int) -> tuple[Tensor, Tensor]:
         """Return crop `index`: bytes [1, size, size, size] as uint8 and truth [ROWS, 5]."""
         rng = np.random.default_rng([self.seed, index])
-        s, size = self.s, self.s.crop
-        if self.contexts and rng.random() < s.context:
-            b = self.contexts[rng.integers(len(self.contexts))]
-            at = b.truth[rng.integers(len(b.truth)), :3] + rng.uniform(-size / 3, size / 3, 3)
-        else:
-            b = self.scans[rng.choice(len(self.scans), p=self.weight)]
-            if len(b.mined) and rng.random() < s.mined:
-                at = b.mined[rng.integers(len(b.mined))] + rng.uniform(-size / 4, size / 4, 3)
-            elif (b.truth[:, 4] == NODULE).any() and rng.random() < 0.7:
-                own = b.truth[b.truth[:, 4] == NODULE]
-                at = own[rng.integers(len(own)), :3] + rng.uniform(-size / 3, size / 3, 3)
-            else:
-                some = b.rim if rng.random() < 0.4 and len(b.rim) else b.inside
-                at = some[rng.integers(len(some))] + rng.uniform(-8, 8, 3)
-        at = at.astype(np.float64)
-        m = turn(rng, 12, (0.85, 1.2))
-        both = cut([b.voxels, b.edge], at, m, size, [self.pad, -24.0])
-        hu, edge = self.hu(both[0]), both[1]
-        grow = float(np.abs(np.linalg.det(m))) ** (-1 / 3)
-        edge = edge * grow
-        truth = self.carried(b, at, m, grow)
+        s = self.s
+        hu, edge, thick, truth = self.look(rng, *self.place(rng))
         taken = [t.copy() for t in truth]
-        thick = b.slice_mm * grow
         if rng.random() < s.distractors:
             for _ in range(rng.integers(1, 3)):
                 hu = self.distract(rng, hu, edge, thick)
         if rng.random() >= s.empty:
             for _ in range(rng.integers(1, s.most + 1)):
                 hu = self.paste(rng, hu, edge, thick, truth, taken)
-        hu = self.degrade(rng, hu)
-        voxels = np.clip((hu - self.lo) / self.step + 0.5, 0, 255).astype(np.uint8)
         rows = np.full((ROWS, 5), NOTHING, np.float32)
         for k, row in enumerate(truth[:ROWS]):
             rows[k] = row
-        return torch.from_numpy(voxels)[None], torch.from_numpy(rows)
+        return torch.from_numpy(self.bytes(self.degrade(rng, hu)))[None], torch.from_numpy(rows)
+
+    def place(self, rng: np.random.Generator) -> tuple[Background, np.ndarray]:
+        """Draw a background and the voxel that the crop's middle looks at."""
+        s, size = self.s, self.s.crop
+        if self.contexts and rng.random() < s.context:
+            b = self.contexts[rng.integers(len(self.contexts))]
+            return b, b.truth[rng.integers(len(b.truth)), :3] + rng.uniform(-size / 3, size / 3, 3)
+        b = self.scans[rng.choice(len(self.scans), p=self.weight)]
+        if len(b.mined) and rng.random() < s.mined:
+            return b, b.mined[rng.integers(len(b.mined)), :3] + rng.uniform(-size / 4, size / 4, 3)
+        if (b.truth[:, 4] == NODULE).any() and rng.random() < 0.7:
+            own = b.truth[b.truth[:, 4] == NODULE]
+            return b, own[rng.integers(len(own)), :3] + rng.uniform(-size / 3, size / 3, 3)
+        some = b.rim if rng.random() < 0.4 and len(b.rim) else b.inside
+        return b, some[rng.integers(len(some))] + rng.uniform(-8, 8, 3)
+
+    def look(
+        self, rng: np.random.Generator, b: Background, at: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, float, list[np.ndarray]]:
+        """Cut a crop, turned and scaled: HU, mm to the lung's edge, slice thickness, the background's own truth."""
+        at = at.astype(np.float64)
+        m = turn(rng, 12, (0.85, 1.2))
+        both = cut([b.voxels, b.edge], at, m, self.s.crop, [self.pad, -24.0])
+        grow = float(np.abs(np.linalg.det(m))) ** (-1 / 3)
+        return self.hu(both[0]), both[1] * grow, b.slice_mm * grow, self.carried(b, at, m, grow)
+
+    def bytes(self, hu: np.ndarray) -> np.ndarray:
+        """Return HU as the window's bytes."""
+        return np.clip((hu - self.lo) / self.step + 0.5, 0, 255).astype(np.uint8)
 
     def hu(self, values: np.ndarray) -> np.ndarray:
         return values * self.step + self.lo
@@ -171,7 +179,7 @@ class Composer:
         else:
             body, alpha, d = self.transplant(rng, d, thick)
             r = d / 2
-        inner = int(min(max(5, 0.5 * r), size / 2 - 4))
+        inner = int(min(max(self.inner, 0.5 * r), size / 2 - 4))
         region = edge[inner:-inner, inner:-inner, inner:-inner]
         if rng.random() < s.pleural or r > 12:
             fit = (region > (-0.2 * r if r > 8 else 0.0)) & (region < 0.8 * r + 1)

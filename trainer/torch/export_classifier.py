@@ -9,28 +9,22 @@ Runtime's outputs are compared with PyTorch's before anything is written, for on
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import json
-import os
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor
 
+import artifact
 import nodules
 from classifier import Committee, Shape
 from settings import Refused, changed, from_dict
 from train_classifier import NAME, Settings, committee
 
-OPSET = 17
 CLOSE = 1e-4  # largest difference of a probability between ONNX Runtime and PyTorch
 INTENDED_USE = (
     "Research use, not a medical device. Says how a nodule looks to it (malignancy as radiologists vote it, "
@@ -45,22 +39,8 @@ DATA = (
 def to_onnx(net: Committee, shape: Shape) -> bytes:
     """Return the network as ONNX with a dynamic number of crops."""
     example = (torch.rand(2, 1, shape.size, shape.size, shape.size), torch.tensor([[6.0], [20.0]]))
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecation; its output is checked below
-        torch.onnx.export(
-            net,
-            example,
-            file,
-            input_names=["crops", "diameter_mm"],
-            output_names=["malignancy", "texture"],
-            dynamic_axes={name: {0: "n"} for name in ("crops", "diameter_mm", "malignancy", "texture")},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model = onnx.load_model_from_string(file.getvalue())
-    onnx.checker.check_model(model, full_check=True)
-    return model.SerializeToString()
+    inputs, outputs = ["crops", "diameter_mm"], ["malignancy", "texture"]
+    return artifact.to_onnx(net, example, inputs, outputs, {name: {0: "n"} for name in inputs + outputs})
 
 
 def compare(net: Committee, network: bytes, crops: Tensor, diameter: Tensor) -> float:
@@ -125,7 +105,7 @@ def manifest(
         "name": NAME,
         "version": version,
         "task": "nodule-classification",
-        "sha256": hashlib.sha256(network).hexdigest(),
+        "sha256": artifact.sha256(network),
         "input": {
             "crops": "crops",
             "diameter": "diameter_mm",
@@ -153,19 +133,6 @@ def manifest(
     }
 
 
-def write(folder: Path, network: bytes, text: str) -> None:
-    """Put both files in place, each whole or not at all; the manifest comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (("model.onnx", network), ("model.json", text.encode())):
-        handle, part = tempfile.mkstemp(dir=folder, prefix=name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, folder / name)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     p = argparse.ArgumentParser(description="Write a model folder from a run of train_classifier.py.")
@@ -185,7 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     network = to_onnx(net, s.shape)
     difference = compare(net, network, *probes(s.shape))
     made = manifest(options.version, network, s, report, difference, report["simulated"])
-    write(options.model, network, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+    artifact.write(options.model, {"model.onnx": network, "model.json": text.encode()})
     print(f"{options.model}: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}")
     return 0
 
@@ -194,4 +162,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except Refused as refused:
-        sys.exit(f"export_classifier: {refused}")
+        sys.exit(f"error: {refused}")

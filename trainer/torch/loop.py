@@ -33,6 +33,7 @@ from settings import Loop, Refused
 
 FORMAT = "hilum-checkpoint-1"
 CHECKPOINT = "checkpoint.pt"
+SLIPS = 10  # steps in a row whose gradient may be no number
 
 
 class Task(Protocol):
@@ -257,6 +258,7 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
             net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
         model = nn.parallel.DistributedDataParallel(net)
     stop, begin, sums, since = Stop(), time.monotonic() - spent, {}, step
+    saved, wrong = step, 0
 
     def keep() -> None:
         if at.rank == 0:
@@ -273,6 +275,9 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
                     "optimizer": optimizer.state_dict(),
                 },
             )
+
+    def left() -> str:
+        return f"{path} of step {saved} is kept" if saved else "no checkpoint was written yet"
 
     try:
         for batch in batches(task, s, step, s.steps, at):
@@ -293,13 +298,22 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
                 loss, parts = task.loss(model, tuple(batch))
             if not bool(torch.isfinite(loss)):
                 raise Refused(
-                    f"the loss is {float(loss)} at step {step + 1}: the checkpoint of step "
-                    f"{since} or earlier is kept; lower loop.rate or check the data"
+                    f"the loss is {float(loss.detach())} at step {step + 1}: {left()}; "
+                    "lower loop.rate or check the data"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), s.clip)
-            optimizer.step()
+            norm = nn.utils.clip_grad_norm_(net.parameters(), s.clip)
+            if bool(torch.isfinite(norm)):
+                optimizer.step()
+                wrong = 0
+            else:  # a kernel's slip (bf16 on a CPU was seen to): without this step the run goes on
+                wrong += 1
+                if wrong > SLIPS:
+                    raise Refused(
+                        f"the gradient is not finite in {wrong} steps in a row, to step {step + 1}: {left()}; "
+                        "try --set loop.bf16=false"
+                    )
             step += 1
             with torch.no_grad():
                 keep_share = min(s.ema, step / (step + 10))
@@ -316,6 +330,7 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
                 sums, since = {}, step
             if step % s.save_every == 0:
                 keep()
+                saved = step
     except torch.OutOfMemoryError:
         raise Refused(f"the device has not enough memory for loop.batch={s.batch}: choose a smaller one") from None
     keep()

@@ -99,7 +99,9 @@ def tiny(s: Detector) -> Detector:
     """Return settings that train on a busy CPU in less than a minute, for tests."""
     s.net = Net(widths=(8, 16, 24, 32), blocks=(1, 1, 1, 1), head=16)
     s.compose = dataclasses.replace(s.compose, crop=32, smallest=6.0, usual=14.0, masses=0.0, small=0.0)
-    s.loop = dataclasses.replace(s.loop, steps=150, batch=4, warmup=10, ema=0.95, log_every=10, save_every=30)
+    s.loop = dataclasses.replace(
+        s.loop, steps=150, batch=4, warmup=10, ema=0.95, threads=1, bf16=False, log_every=10, save_every=30
+    )
     return s
 
 

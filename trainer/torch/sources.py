@@ -37,7 +37,7 @@ class Background:
     context: bool = False
     inside: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int16))  # voxels in the lung
     rim: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.int16))  # within 6 mm of its edge
-    mined: np.ndarray = field(default_factory=lambda: np.empty((0, 3), np.float32))
+    mined: np.ndarray = field(default_factory=lambda: np.empty((0, 4), np.float32))  # z, y, x, probability
 
 
 @dataclass
@@ -126,6 +126,32 @@ def read(folders: list[Path], s: Compose, excluded: Path | None = None) -> Sourc
     if not out.backgrounds:
         raise Refused("there is no scan to train on: name a folder that `hilum train prepare --no-mask` wrote")
     return out
+
+
+def summary(found: Sources) -> str:
+    """Say in a line what there is to train on."""
+    scans = sum(not b.context for b in found.backgrounds)
+    patients = len({n.patient for n in found.nodules})
+    return (
+        f"{scans} scans, {len(found.backgrounds) - scans} surroundings, "
+        f"{len(found.nodules)} nodules of {patients} patients"
+    )
+
+
+def read_mined(path: Path, found: Sources) -> int:
+    """Add the false positives that mine.py wrote to their backgrounds; returns how many."""
+    count = 0
+    try:
+        with np.load(path) as f:
+            for b in found.backgrounds:
+                if b.name in f.files:
+                    b.mined = f[b.name].astype(np.float32).reshape(-1, 4)
+                    count += len(b.mined)
+    except (OSError, ValueError) as err:
+        raise Refused(f"{path} is no file of mine.py ({type(err).__name__})") from None
+    if not count:
+        raise Refused(f"{path} has no false positives in these scans: mine them in the scans that are trained on")
+    return count
 
 
 def ignored_rows(path: Path | None) -> dict[str, list[list[float]]]:

@@ -363,4 +363,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except Refused as refused:
-        sys.exit(f"train_classifier: {refused}")
+        sys.exit(f"error: {refused}")

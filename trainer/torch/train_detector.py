@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +30,11 @@ class Detection:
 
     def __init__(self, s: settings.Detector, found: sources.Sources) -> None:
         self.s = s
-        self.settings: dict[str, Any] = {**settings.as_dict(s), "prepare": found.prepare}
+        self.settings: dict[str, Any] = {
+            **settings.as_dict(s),
+            "prepare": found.prepare,
+            "data": sources.summary(found),
+        }
         self.composer = Composer(found, s.compose, s.loop.seed)
 
     def model(self) -> nn.Module:
@@ -57,14 +60,6 @@ class Detection:
         }
 
 
-def read_mined(path: Path, found: sources.Sources) -> None:
-    """Add the false positives that mine.py wrote to their backgrounds."""
-    with np.load(path) as f:
-        for b in found.backgrounds:
-            if b.name in f:
-                b.mined = f[b.name][:, :3]
-
-
 def main() -> int:
     """Run the program."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,13 +79,8 @@ def main() -> int:
             raise settings.Refused(f"compose.crop={s.compose.crop} is not a multiple of {MULTIPLE}")
         found = sources.read(a.data, s.compose, a.excluded)
         if a.mined:
-            read_mined(a.mined, found)
-        scans = sum(not b.context for b in found.backgrounds)
-        print(
-            f"{scans} scans, {len(found.backgrounds) - scans} surroundings, {len(found.nodules)} nodules of "
-            f"{len({n.patient for n in found.nodules})} patients; settings: {settings.changed(s)}",
-            flush=True,
-        )
+            sources.read_mined(a.mined, found)
+        print(f"{sources.summary(found)}; settings: {settings.changed(s)}", flush=True)
         return loop.train(Detection(s, found), s.loop, a.out, resume=a.resume, init=a.init)
     except settings.Refused as err:
         print(f"error: {err}", file=sys.stderr)

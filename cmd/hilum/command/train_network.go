@@ -14,12 +14,13 @@ import (
 
 // networkCommand runs a program of trainer/torch.
 type networkCommand struct {
-	program string
-	out     string
-	sets    []string
-	resume  bool
-	tiny    bool
-	devices int
+	program   string
+	simulates bool // with --tiny it can do without data
+	out       string
+	sets      []string
+	resume    bool
+	tiny      bool
+	devices   int
 }
 
 const networkHelp = `
@@ -45,18 +46,17 @@ on the fly.
 }
 
 func newTrainClassifierCommand() *cobra.Command {
-	c := &networkCommand{program: "train_classifier.py"}
+	c := &networkCommand{program: "train_classifier.py", simulates: true}
 	return c.command(&cobra.Command{
-		Use:   "classifier --out DIR DATA…",
+		Use:   "classifier --out DIR (DATA | --tiny)",
 		Short: "Train a classifier of malignancy and texture",
 		Long: `Train a classifier of a nodule's malignancy and texture on folders of real nodules
-with the readers' votes.
+with the readers' votes; with --tiny and no data on a few simulated ones.
 ` + networkHelp,
 	})
 }
 
 func (c *networkCommand) command(cmd *cobra.Command) *cobra.Command {
-	cmd.Args = cobra.MinimumNArgs(1)
 	cmd.RunE = c.run
 	f := cmd.Flags()
 	f.StringVar(&c.out, "out", "", "`DIR` of the run")
@@ -69,6 +69,8 @@ func (c *networkCommand) command(cmd *cobra.Command) *cobra.Command {
 
 func (c *networkCommand) run(cmd *cobra.Command, args []string) error {
 	switch {
+	case len(args) == 0 && !(c.tiny && c.simulates):
+		return usage(errors.New("name the folders of data to train on"))
 	case c.out == "":
 		return usage(errors.New("--out is needed: it names the folder of the run"))
 	case c.devices < 1:
