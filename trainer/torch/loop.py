@@ -114,9 +114,11 @@ def agree(at: Place, share: float, asked: int) -> tuple[float, int]:
 
 
 def rate(step: float, s: Loop) -> float:
-    """Return the learning rate: a line up, then half a cosine down."""
+    """Return the learning rate: a line up, then half a cosine down, or a tenth at each drop."""
     if step < s.warmup:
         return s.rate * (step + 1) / s.warmup
+    if s.drops:
+        return s.rate * 0.1 ** sum(step >= share * s.steps for share in s.drops)
     return s.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - s.warmup) / max(1, s.steps - s.warmup))))
 
 
@@ -226,6 +228,8 @@ def groups(net: nn.Module, decay: float) -> list[dict[str, Any]]:
 def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | None = None) -> int:
     """Train a task in folder `out`. Returns 0, or 128 + the signal that ended the run early."""
     at = place()
+    if s.minutes and s.drops:
+        raise Refused("loop.minutes goes with the cosine alone: set loop.drops= or loop.minutes=0")
     if s.batch % at.world:
         raise Refused(f"loop.batch={s.batch} cannot be shared by {at.world} processes")
     path = out / CHECKPOINT
@@ -236,7 +240,9 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
     torch.manual_seed(s.seed)
     net = task.model().to(at.device)
     ema = copy.deepcopy(net).eval()
-    optimizer = torch.optim.AdamW(groups(net, s.decay), lr=s.rate)
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups(net, s.decay), lr=s.rate)
+    if s.momentum:
+        optimizer = torch.optim.SGD(groups(net, s.decay), lr=s.rate, momentum=s.momentum)
     step, spent = 0, 0.0
     if resume and path.exists():
         state = load(path, task.name)
@@ -290,7 +296,7 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
             if s.minutes:  # the clock decides: the cosine runs over the minutes
                 if share >= 1:
                     break
-                now = s.rate * min(1.0, (step + 1) / s.warmup) * 0.5 * (1 + math.cos(math.pi * share))
+                now = s.rate * min(1.0, (step + 1) / max(1, s.warmup)) * 0.5 * (1 + math.cos(math.pi * share))
             for group in optimizer.param_groups:
                 group["lr"] = now
             model.train()

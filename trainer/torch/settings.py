@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
 
@@ -27,7 +27,9 @@ class Loop:
     batch: int = 8  # samples of one step, over all devices
     rate: float = 2e-3  # highest learning rate
     warmup: int = 300  # steps from 0 to the highest rate; from there a cosine to 0
-    decay: float = 1e-4  # AdamW's, of weights with more than one dimension
+    momentum: float = 0.0  # above 0: SGD with it instead of AdamW
+    drops: tuple[float, ...] = ()  # shares of the steps where the rate falls to a tenth, instead of the cosine
+    decay: float = 1e-4  # of weights with more than one dimension
     ema: float = 0.996  # of the weights that are exported
     clip: float = 5.0  # largest norm of the gradient
     minutes: float = 0.0  # end of the schedule by the clock instead of steps; 0: by steps
@@ -95,6 +97,113 @@ class Detector:
     loss: Loss = field(default_factory=Loss)
 
 
+@dataclass
+class NNet:
+    """n-net (n_net.py) and where it looks. Lengths in voxels of 1 mm."""
+
+    first: int = 24  # channels of the first block
+    widths: tuple[int, ...] = (32, 64, 64, 64)  # at strides 2, 4, 8, 16
+    blocks: tuple[int, ...] = (2, 2, 3, 3)
+    back: tuple[int, ...] = (64, 128)  # on the way back, at strides 8 and 4
+    head: int = 64
+    dropout: float = 0.2
+    anchors: tuple[float, ...] = (10.0, 30.0, 60.0)
+    core: int = 144  # of a tile of a whole scan,
+    margin: int = 32  # and what is seen around it
+
+
+@dataclass
+class NSamples:
+    """What n-net is shown (n_samples.py)."""
+
+    crop: int = 128
+    hold_out: str = ""  # series that are left out, separated by commas
+    smallest: float = 6.0  # nodules larger than this come once an epoch,
+    large: float = 30.0  # larger than this 2 more times,
+    huge: float = 40.0  # larger than this 4 more times beside
+    random: float = 0.3  # share of crops that are anywhere
+    bound: int = 12  # voxels that a nodule keeps from the crop's sides
+    flip: bool = True  # in plane
+    swap: bool = False  # y and x
+    scale: tuple[float, ...] = (0.75, 1.25)
+    diameters: tuple[float, ...] = (8.0, 100.0)  # scaling leads no nodule out of these
+
+
+@dataclass
+class NLoss:
+    """Targets and loss of n-net (n_loss.py)."""
+
+    positive: float = 0.5  # an anchor with more overlap (IoU) may be the crop's positive
+    negative: float = 0.02  # one with less is a negative
+    negatives: int = 800  # drawn for each sample,
+    hardest: int = 2  # of which so many count
+
+
+@dataclass
+class CNet:
+    """c-net: the case classifier over n-net's proposals (n_net.py, n_samples.py)."""
+
+    crop: int = 96
+    top: int = 5  # proposals of a case
+    temperature: float = 1.0  # of their choice in training
+    logit: float = -3.0  # proposals have more
+    overlap: float = 0.05  # and overlap (IoU) less with better ones
+    scale: tuple[float, ...] = (0.85, 1.15)
+    jitter: float = 0.15  # of the diameter
+    hidden: int = 64
+    dropout: float = 0.5
+    base: float = -30.0  # first logit of the leak
+    miss: float = 1.0  # weight of the miss loss,
+    missed: float = 0.03  # which known nodules with a lower probability have
+    frozen: float = 0.77  # share of the steps from which batch norms stand still: epochs 130 to 160 of 30 to 160
+
+
+def step_loop(drops: tuple[float, ...]) -> Loop:
+    """Return the schedule that n-net and c-net were published with."""
+    return Loop(steps=0, batch=4, rate=0.01, warmup=0, momentum=0.9, drops=drops, ema=0.0, clip=1e9, bf16=False)
+
+
+@dataclass
+class NDetector:
+    """All settings of n-net. loop.steps=0: as many as the epochs have."""
+
+    epochs: int = 100
+    loop: Loop = field(default_factory=lambda: step_loop((0.5, 0.8)))
+    net: NNet = field(default_factory=NNet)
+    samples: NSamples = field(default_factory=NSamples)
+    loss: NLoss = field(default_factory=NLoss)
+
+
+@dataclass
+class NClassifier:
+    """All settings of c-net; the net and the crops of n-net are those of its checkpoint.
+
+    The epochs are 30 to 160 of the published schedule, with n-net's own for the first 30; the rate
+    falls at 50, 100 and 140.
+    """
+
+    epochs: int = 130
+    loop: Loop = field(default_factory=lambda: step_loop((0.154, 0.538, 0.846)))
+    case: CNet = field(default_factory=CNet)
+    detector: NDetector = field(default_factory=NDetector)
+
+
+def tiny_n_net(s: NDetector) -> NDetector:
+    """Return settings of n-net that train on a busy CPU in seconds, for tests."""
+    s.net = NNet(8, (8, 8, 8, 8), (1, 1, 1, 1), (8, 16), 16, 0.0, anchors=(10.0,), core=32, margin=16)
+    s.samples = dataclasses.replace(s.samples, crop=32, bound=6)
+    s.loss.hardest = 400  # with the hardest two alone a short run stays at one answer for everything
+    s.loop = dataclasses.replace(s.loop, steps=60, rate=0.05, log_every=10, save_every=30, workers=0, threads=1)
+    return s
+
+
+def tiny_c_net(s: NClassifier) -> NClassifier:
+    """Return settings of c-net for tests."""
+    s.case = dataclasses.replace(s.case, crop=32, top=2, hidden=8, dropout=0.0)
+    s.loop = dataclasses.replace(s.loop, steps=48, rate=0.05, log_every=8, save_every=40, workers=0, threads=1)
+    return s
+
+
 def tiny(s: Detector) -> Detector:
     """Return settings that train on a busy CPU in less than a minute, for tests."""
     s.net = Net(widths=(8, 16, 24, 32), blocks=(1, 1, 1, 1), head=16)
@@ -132,7 +241,7 @@ def read(text: str, kind: Any) -> Any:  # noqa: ANN401 - the type is that of the
         )
     if kind in (int, float, str):
         return kind(text)
-    return tuple(int(part) for part in text.split(","))
+    return tuple(get_args(kind)[0](part) for part in text.split(",") if part)
 
 
 def as_dict(settings: object) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 import loop
 import measure
 import nodules
+import train_n_net
 import views
 from classifier import TEXTURES, Committee, Reader, Shape
 from settings import Loop, Refused, as_dict, override
@@ -302,6 +303,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     p = argparse.ArgumentParser(description="Train the nodule classifier by folds of patients.")
     p.add_argument("data", nargs="?", type=Path, help="folder with nodules/luna16 and nodules/luna16.csv")
+    p.add_argument("--net", choices=[NAME, train_n_net.CASE_NAME], default=NAME, help="c-net: train_n_net.py")
     p.add_argument("--out", type=Path, required=True, help="folder of the run")
     p.add_argument(
         "--set",
@@ -318,7 +320,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    options = parser().parse_args(arguments)
+    line = sys.argv[1:] if arguments is None else arguments
+    if train_n_net.asked(line, train_n_net.CASE_NAME):
+        return train_n_net.program(line, train_n_net.CASE_NAME)
+    options = parser().parse_args(line)
     s = override(tiny() if options.tiny else Settings(), options.set)
     simulated = options.data is None
     if simulated and not options.tiny:

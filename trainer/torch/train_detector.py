@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import loop
 import settings
 import sources
+import train_n_net
 from compose import Composer
 from hilum_net import MULTIPLE, HilumNet
 from loss import detector_loss
@@ -64,6 +65,7 @@ def main() -> int:
     """Run the program."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("data", nargs="+", type=Path)
+    p.add_argument("--net", choices=[NAME, train_n_net.NAME], default=NAME, help="n-net: the baseline (train_n_net.py)")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     p.add_argument("--tiny", action="store_true", help="settings of the tests")
@@ -71,8 +73,10 @@ def main() -> int:
     p.add_argument("--init", type=Path, help="checkpoint whose weights to begin with")
     p.add_argument("--mined", type=Path, help="false positives that mine.py found")
     p.add_argument("--excluded", type=Path, help="findings in the scans that count neither way")
-    a = p.parse_args()
     try:
+        if train_n_net.asked(sys.argv[1:], train_n_net.NAME):
+            return train_n_net.program(sys.argv[1:], train_n_net.NAME)
+        a = p.parse_args()
         s = settings.Detector()
         s = settings.override(settings.tiny(s) if a.tiny else s, a.set)
         if s.compose.crop % MULTIPLE:
