@@ -97,9 +97,12 @@ func TestHostilePlugins(t *testing.T) {
 			t.Parallel()
 			cfg := testConfig(t, "-job", do)
 			cfg.Jobs.Attempts = 1
-			cfg.Plugins[0].Deadline, cfg.Plugins[0].Memory = 2*time.Second, 200<<20
-			if do != "hang" {
-				cfg.Plugins[0].Deadline = time.Minute
+			cfg.Plugins[0].Deadline, cfg.Plugins[0].Memory = time.Minute, 4<<30
+			switch do {
+			case "hang":
+				cfg.Plugins[0].Deadline = 2 * time.Second
+			case "allocate":
+				cfg.Plugins[0].Memory = 200 << 20
 			}
 			good := config.DefaultPlugin()
 			good.Name, good.Path = "good", null

@@ -62,9 +62,9 @@ type Provider struct {
 	Log  *slog.Logger
 	Now  func() time.Time
 
-	mu   sync.Mutex                    // guards all below
-	open map[string]*dimse.Association // by request: where its outcome may be told
-	busy map[string]bool               // by AE title: an outcome is on its way
+	mu   sync.Mutex        // guards all below
+	open map[string]*asker // by request: who asked last and was not told yet
+	busy map[string]bool   // by AE title: an outcome is on its way
 }
 
 // HandleN takes a request. It is answered with success once it is durable.
@@ -84,18 +84,43 @@ func (p *Provider) HandleN(_ context.Context, rq *dimse.NRequest) (dimse.NRespon
 	if len(m.objects) == 0 {
 		return dimse.NResponse{}, &dimse.StatusError{Status: dimse.StatusMissingAttribute, Comment: "no references"}
 	}
-	job, key, err := p.keep(rq.Association.CallingAETitle(), m)
-	if err != nil {
-		return dimse.NResponse{}, p.refuse(err)
-	}
+	// Who asks is known before the job is looked at: either the job is over by
+	// then and keep begins it again, or Run sees after its end who came late.
+	aeTitle := rq.Association.CallingAETitle()
+	key := prefix(aeTitle, m.transaction) + digest(m.objects)
+	who := &asker{rq.Association}
 	p.mu.Lock()
 	if p.open == nil {
-		p.open = map[string]*dimse.Association{}
+		p.open = map[string]*asker{}
 	}
-	p.open[key] = rq.Association
+	p.open[key] = who
 	p.mu.Unlock()
+	job, err := p.keep(aeTitle, key, m)
+	if err != nil {
+		p.told(key, who)
+		return dimse.NResponse{}, p.refuse(err)
+	}
 	p.Log.Info("storage commitment requested", "transaction", m.transaction, "instances", len(m.objects), "association", rq.Association.ID())
 	return dimse.NResponse{After: func() { p.due(job.ID) }}, nil
+}
+
+// asker is one time that a request was made: the same request may come again.
+type asker struct{ association *dimse.Association }
+
+// asking returns who asked for a request's outcome and was not told yet, nil for nobody.
+func (p *Provider) asking(key string) *asker {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[key]
+}
+
+// told forgets one who asked, unless another did since.
+func (p *Provider) told(key string, who *asker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open[key] == who {
+		delete(p.open, key)
+	}
 }
 
 func (p *Provider) refuse(err error) error {
@@ -109,40 +134,46 @@ func (p *Provider) refuse(err error) error {
 
 // keep makes a request durable, with its job. The same request again is the same
 // one; its outcome is then told again.
-func (p *Provider) keep(aeTitle string, m message) (store.Job, string, error) {
-	prefix := aeTitle + "\x00" + m.transaction + "\x00"
-	key := prefix + digest(m.objects)
+func (p *Provider) keep(aeTitle, key string, m message) (store.Job, error) {
 	r := request{AETitle: aeTitle, Transaction: m.transaction, Objects: m.objects, Received: p.Now().UTC()}
 	known := false
-	err := p.Store.Records(requested, prefix, func(other string, _ []byte) error {
+	err := p.Store.Records(requested, prefix(aeTitle, m.transaction), func(other string, _ []byte) error {
 		known = known || other == key
 		r.Duplicate = r.Duplicate || other != key
 		return nil
 	})
 	if err != nil {
-		return store.Job{}, "", err
+		return store.Job{}, err
 	}
 	if !known {
 		b, err := json.Marshal(r)
 		if err != nil {
-			return store.Job{}, "", err
+			return store.Job{}, err
 		}
 		if err := p.Store.WriteRecords(store.Record{Kind: requested, Key: key, Value: b}); err != nil {
-			return store.Job{}, "", err
+			return store.Job{}, err
 		}
 	}
 	job, isNew, err := p.Store.Enqueue(store.Job{Queue: Queue, Key: key, State: store.JobRetry, NotBefore: p.Now().Add(afterResponse),
 		Reason: fmt.Sprintf("%s asks for %d images, transaction %s", aeTitle, len(m.objects), m.transaction)})
 	if err == nil && !isNew {
-		job, err = p.Store.UpdateJob(job.ID, func(j *store.Job) error {
-			if j.State == store.JobDone || j.State == store.JobDead {
-				j.State, j.NotBefore, j.Attempts = store.JobRetry, p.Now().Add(afterResponse), 0
-			}
-			return nil
-		})
+		job, err = p.again(job.ID)
 	}
-	return job, key, err
+	return job, err
 }
+
+// again begins a job that has ended once more.
+func (p *Provider) again(job string) (store.Job, error) {
+	return p.Store.UpdateJob(job, func(j *store.Job) error {
+		if j.State == store.JobDone || j.State == store.JobDead {
+			j.State, j.NotBefore, j.Attempts = store.JobRetry, p.Now().Add(afterResponse), 0
+		}
+		return nil
+	})
+}
+
+// prefix is what the keys of all requests of one transaction begin with.
+func prefix(aeTitle, transaction string) string { return aeTitle + "\x00" + transaction + "\x00" }
 
 // digest tells the objects of one request from those of another.
 func digest(objects []task.Object) string {
@@ -189,16 +220,15 @@ func (p *Provider) Run(ctx context.Context, job store.Job) error {
 	if err != nil {
 		return p.settle(ctx, job, "", err, false)
 	}
-	where, permanent, err := p.tell(ctx, job.Key, r.AETitle, outcome)
+	who := p.asking(job.Key)
+	where, permanent, err := p.tell(ctx, who, r.AETitle, outcome)
+	p.told(job.Key, who) // where it failed, the next attempt has an association of its own
 	log := p.Log.With("transaction", r.Transaction, "peer", r.AETitle, "committed", len(outcome.objects), "failed", len(outcome.failures), "attempt", job.Attempts)
 	if err != nil {
 		log.Warn("outcome of storage commitment not told", "error", err)
 		return p.settle(ctx, job, "", err, permanent)
 	}
 	log.Info("outcome of storage commitment told", "association", where)
-	p.mu.Lock()
-	delete(p.open, job.Key)
-	p.mu.Unlock()
 	r.Told = p.Now().UTC()
 	if b, err = json.Marshal(r); err == nil {
 		err = p.Store.WriteRecords(store.Record{Kind: requested, Key: job.Key, Value: b})
@@ -206,7 +236,11 @@ func (p *Provider) Run(ctx context.Context, job store.Job) error {
 	if err != nil {
 		return err
 	}
-	return p.settle(ctx, job, fmt.Sprintf("%s was told %s: %d committed, %d failed", r.AETitle, where, len(outcome.objects), len(outcome.failures)), nil, false)
+	err = p.settle(ctx, job, fmt.Sprintf("%s was told %s: %d committed, %d failed", r.AETitle, where, len(outcome.objects), len(outcome.failures)), nil, false)
+	if err == nil && p.asking(job.Key) != nil {
+		_, err = p.again(job.ID)
+	}
+	return err
 }
 
 func (p *Provider) settle(ctx context.Context, job store.Job, done string, err error, permanent bool) error {
@@ -319,23 +353,18 @@ func (p *Provider) verify(ctx context.Context, sopInstanceUID string) (bool, err
 }
 
 // tell sends the outcome and says how.
-func (p *Provider) tell(ctx context.Context, key, aeTitle string, m message) (how string, permanent bool, err error) {
+func (p *Provider) tell(ctx context.Context, who *asker, aeTitle string, m message) (how string, permanent bool, err error) {
 	event := &dimse.NInvocation{Operation: dimse.NEventReport, SOPClassUID: SOPClass, SOPInstanceUID: SOPInstance, TypeID: eventComplete, DataSet: m.encode}
 	if len(m.failures) > 0 {
 		event.TypeID = eventFailuresExist
 	}
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	p.mu.Lock()
-	association := p.open[key]
-	p.mu.Unlock()
-	if association != nil && p.Rules.Report == config.ReportOpen {
-		if _, err = association.Invoke(ctx, event); err == nil {
+	if who != nil && p.Rules.Report == config.ReportOpen {
+		if _, err = who.association.Invoke(ctx, event); err == nil {
 			return "on the association of its request", false, nil
 		}
-		p.mu.Lock()
-		delete(p.open, key) // it has ended, or its peer does not want the outcome there
-		p.mu.Unlock()
+		// It has ended, or its peer does not want the outcome there.
 	}
 	to, ok := p.Peer(aeTitle)
 	if !ok {
