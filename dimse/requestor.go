@@ -3,6 +3,7 @@ package dimse
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -13,24 +14,78 @@ import (
 type PresentationKey struct{ AbstractSyntax, TransferSyntax string }
 
 // Conn is an association that a Client requested. Its methods may be called
-// from several goroutines; they take turns, as one operation at a time is what
-// the association negotiated.
+// from several goroutines. As many operations run at once as the window allows
+// that was negotiated (Client.Window), without one they take turns: their
+// requests go out one after the other, and each gets its own response, in
+// whatever order the peer answers.
 type Conn struct {
 	exchange
-	accepted  map[PresentationKey]*presentation // not changed after associate
-	buffer    []byte                            // for the data set, used again
-	messageID uint16                            // of the last request
+	accepted map[PresentationKey]*presentation // not changed after associate
+	places   chan struct{}                     // one for each operation; not changed after Associate
 
-	turn   sync.Mutex // held during an operation; guards all above
-	closed bool       // guarded by turn
+	sending   sync.Mutex // held while a message is sent; guards what follows
+	buffer    []byte     // for the data set, used again
+	messageID uint16     // of the last request
+
+	reading chan struct{} // holds one: whoever reads messages; guards readErr
+	readErr error         // no message can be read any more
+
+	all sync.Mutex // held by who takes all places, so that two do not share them
+
+	state   sync.Mutex            // guards what follows
+	invoked map[uint16]invocation // that wait for their responses, by Message ID
+	closed  bool
+	cause   error // why it is closed
 }
 
-// do runs an operation alone, and interrupts it when ctx ends. An error of the
-// association closes the connection, after the A-ABORT that the error asks for.
+// invocation is a request that waits for its response.
+type invocation struct {
+	pc       *presentation
+	field    uint16
+	response chan *command // holds one
+}
+
+func newConn(t *transport) *Conn {
+	return &Conn{exchange: exchange{transport: t}, accepted: map[PresentationKey]*presentation{},
+		places: make(chan struct{}, 1), reading: make(chan struct{}, 1), invoked: map[uint16]invocation{}}
+}
+
+// do runs an operation in a place of the window, and interrupts the association
+// when ctx ends. An error of the association closes the connection, after the
+// A-ABORT that the error asks for.
 func (c *Conn) do(ctx context.Context, operation func() error) error {
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	if c.closed {
+	select {
+	case c.places <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.places }()
+	return c.run(ctx, operation)
+}
+
+// doAlone is do for an operation beside which no other runs.
+func (c *Conn) doAlone(ctx context.Context, operation func() error) error {
+	c.takeAll()
+	defer c.giveAll()
+	return c.run(ctx, operation)
+}
+
+func (c *Conn) takeAll() {
+	c.all.Lock()
+	defer c.all.Unlock()
+	for range cap(c.places) {
+		c.places <- struct{}{}
+	}
+}
+
+func (c *Conn) giveAll() {
+	for range cap(c.places) {
+		<-c.places
+	}
+}
+
+func (c *Conn) run(ctx context.Context, operation func() error) error {
+	if closed, _ := c.ended(); closed {
 		return ErrConnClosed
 	}
 	if err := ctx.Err(); err != nil {
@@ -38,9 +93,6 @@ func (c *Conn) do(ctx context.Context, operation func() error) error {
 	}
 	release := context.AfterFunc(ctx, c.interrupt)
 	err := operation()
-	if errors.Is(err, errStopping) && ctx.Err() == nil {
-		err = ErrConnClosed // by Abort or Close
-	}
 	if !release() { // ctx ended: the association is interrupted in any case
 		if err == nil || errors.Is(err, errStopping) {
 			err = ctx.Err()
@@ -48,10 +100,23 @@ func (c *Conn) do(ctx context.Context, operation func() error) error {
 		c.end(err)
 		return err
 	}
+	if errors.Is(err, errStopping) {
+		err = ErrConnClosed // by Abort, Close, or the context of another operation
+	}
 	if err != nil && !survives(err) {
+		if closed, cause := c.ended(); closed && !errors.Is(err, cause) {
+			// Another operation ended it while this one ran.
+			return fmt.Errorf("%w: %w", ErrConnClosed, cause)
+		}
 		c.end(err)
 	}
 	return err
+}
+
+func (c *Conn) ended() (closed bool, cause error) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	return c.closed, c.cause
 }
 
 // survives says whether the association lasts although an operation failed.
@@ -70,9 +135,17 @@ type localError struct{ err error }
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 
-// end closes the connection. c.turn must be held.
+// end closes the connection, once.
 func (c *Conn) end(err error) {
-	c.closed = true
+	c.state.Lock()
+	ended := c.closed
+	if !ended {
+		c.closed, c.cause = true, err
+	}
+	c.state.Unlock()
+	if ended {
+		return
+	}
 	var data *dataError
 	var bad *pdu.Error
 	var breach *violation
@@ -122,6 +195,13 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 		return providerViolation(pdu.ReasonInvalidParameter, "protocol version %04XH accepted", ac.ProtocolVersion)
 	}
 	c.peerMax = ac.User.MaxLength
+	if w := ac.User.AsyncOperations; w != nil && rq.User.AsyncOperations != nil {
+		places := rq.User.AsyncOperations.Invoked
+		if w.Invoked > 0 { // 0 is any number
+			places = min(places, w.Invoked)
+		}
+		c.places = make(chan struct{}, places)
+	}
 	for _, answer := range ac.Contexts {
 		if answer.Result != pdu.ContextAccepted {
 			continue
@@ -145,6 +225,11 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 func (c *Conn) explain(err error) error {
 	if errors.Is(err, errStopping) || errors.Is(err, errIdle) {
 		return err
+	}
+	c.reading <- struct{}{} // whoever reads finds the same end
+	defer func() { <-c.reading }()
+	if c.readErr != nil {
+		return c.readErr
 	}
 	for { // ends: every turn takes a PDU that was already sent, or an error
 		p, readErr := c.next()
@@ -176,28 +261,85 @@ func (c *Conn) AcceptedContexts() []PresentationKey {
 	return keys
 }
 
-// readResponse reads messages until the response to the request. Sta6.
-func (c *Conn) readResponse(pc *presentation, field uint16) (*command, error) {
-	got, rsp, err := c.readCommand()
-	if err != nil {
-		return nil, err
+// invoke registers a request that is about to be sent, and returns its Message
+// ID. c.sending must be held.
+func (c *Conn) invoke(pc *presentation, field uint16) (uint16, invocation) {
+	inv := invocation{pc: pc, field: field, response: make(chan *command, 1)}
+	c.state.Lock()
+	defer c.state.Unlock()
+	for {
+		c.messageID++
+		if _, waits := c.invoked[c.messageID]; !waits { // fewer wait than there are numbers
+			c.invoked[c.messageID] = inv
+			return c.messageID, inv
+		}
 	}
-	if rsp.hasDataSet() {
-		if err := (&dataStream{x: &c.exchange, pc: got}).drain(); err != nil {
+}
+
+// forget ends the wait for a response.
+func (c *Conn) forget(messageID uint16) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	delete(c.invoked, messageID)
+}
+
+// await waits for the response to a request. Sta6. Of the operations that wait
+// one reads, and hands to the others what is theirs.
+func (c *Conn) await(inv invocation) (*command, error) {
+	for {
+		select {
+		case rsp := <-inv.response:
+			return rsp, nil
+		default:
+		}
+		select {
+		case rsp := <-inv.response:
+			return rsp, nil
+		case c.reading <- struct{}{}:
+		}
+		// The response may have come while the other was reading.
+		if len(inv.response) == 0 && c.readErr == nil {
+			c.readErr = c.deliver()
+		}
+		err := c.readErr
+		<-c.reading
+		if err != nil && len(inv.response) == 0 {
 			return nil, err
 		}
 	}
-	switch {
-	case rsp.field.value != field|commandResponse:
-		return nil, userViolation("command %04XH where the response to %04XH was due", rsp.field.value, field)
-	case !rsp.respondedTo.present || rsp.respondedTo.value != c.messageID:
-		return nil, userViolation("response to message %d where %d was asked", rsp.respondedTo.value, c.messageID)
-	case !rsp.status.present:
-		return nil, userViolation("response without a Status")
-	case got != pc:
-		return nil, mixed(pc.id, got.id)
+}
+
+// deliver reads one message and hands it to the invocation that waits for it.
+// c.reading must be held.
+func (c *Conn) deliver() error {
+	got, rsp, err := c.readCommand()
+	if err != nil {
+		return err
 	}
-	return rsp, nil
+	if rsp.hasDataSet() {
+		if err := (&dataStream{x: &c.exchange, pc: got}).drain(); err != nil {
+			return err
+		}
+	}
+	if rsp.field.value&commandResponse == 0 || !rsp.respondedTo.present {
+		return userViolation("command %04XH where a response was due", rsp.field.value)
+	}
+	c.state.Lock()
+	inv, asked := c.invoked[rsp.respondedTo.value]
+	c.state.Unlock()
+	switch {
+	case !asked:
+		return userViolation("response to message %d, which was not asked", rsp.respondedTo.value)
+	case rsp.field.value != inv.field|commandResponse:
+		return userViolation("command %04XH where the response to %04XH was due", rsp.field.value, inv.field)
+	case !rsp.status.present:
+		return userViolation("response without a Status")
+	case got != inv.pc:
+		return mixed(inv.pc.id, got.id)
+	}
+	c.forget(rsp.respondedTo.value)
+	inv.response <- rsp
+	return nil
 }
 
 // Echo asks the peer with C-ECHO, PS3.7 9.1.5, whether it is there. A context
@@ -217,14 +359,18 @@ func (c *Conn) echo() error {
 	if pc == nil {
 		return ErrNoContext
 	}
-	c.messageID++
+	c.sending.Lock()
+	id, inv := c.invoke(pc, commandEchoRQ)
+	defer c.forget(id)
 	w := newCommandWriter(commandEchoRQ, VerificationSOPClass)
-	w.number(elementMessageID, c.messageID)
+	w.number(elementMessageID, id)
 	w.number(elementDataSetType, noDataSet)
-	if err := c.writeCommand(pc, w.bytes()); err != nil {
+	err := c.writeCommand(pc, w.bytes())
+	c.sending.Unlock()
+	if err != nil {
 		return c.explain(err)
 	}
-	rsp, err := c.readResponse(pc, commandEchoRQ)
+	rsp, err := c.await(inv)
 	if err != nil {
 		return err
 	}
@@ -243,11 +389,13 @@ func statusOf(rsp *command) (Status, error) {
 
 // Release ends the association in order and closes the connection. PS3.8 7.2.
 func (c *Conn) Release(ctx context.Context) error {
-	err := c.do(ctx, func() error {
+	err := c.doAlone(ctx, func() error {
 		if err := c.release(); err != nil {
 			return err
 		}
-		c.closed = true
+		c.state.Lock()
+		c.closed, c.cause = true, ErrConnClosed
+		c.state.Unlock()
 		return c.conn.Close()
 	})
 	if errors.Is(err, ErrConnClosed) {
@@ -291,11 +439,9 @@ func (c *Conn) release() error {
 // running operation is interrupted. It may be called any number of times.
 func (c *Conn) Abort() error {
 	c.interrupt()
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	if !c.closed {
-		c.end(errStopping) // Sta6 -> Sta13: AA-1
-	}
+	c.takeAll() // what runs ends
+	defer c.giveAll()
+	c.end(errStopping) // Sta6 -> Sta13: AA-1
 	return nil
 }
 

@@ -37,16 +37,24 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 	if !validUID(sopInstanceUID) {
 		return 0, &localError{errors.New("the SOP Instance UID is not a UID")}
 	}
-	c.messageID++
+	c.sending.Lock()
+	id, inv := c.invoke(pc, commandStoreRQ)
+	defer c.forget(id)
 	w := newCommandWriter(commandStoreRQ, sopClassUID)
-	w.number(elementMessageID, c.messageID)
+	w.number(elementMessageID, id)
 	w.number(elementPriority, priorityMedium)
 	w.number(elementDataSetType, dataSetFollows)
 	w.uid(elementAffectedSOPInstance, sopInstanceUID)
-	if err := c.sendMessage(pc, w.bytes(), data); err != nil {
+	err := c.sendMessage(pc, w.bytes(), data)
+	c.sending.Unlock()
+	switch err.(type) {
+	case nil:
+	case *localError, *dataError: // nothing of the peer
 		return 0, err
+	default:
+		return 0, c.explain(err)
 	}
-	rsp, err := c.readResponse(pc, commandStoreRQ)
+	rsp, err := c.await(inv)
 	if err != nil {
 		return 0, err
 	}
@@ -90,11 +98,11 @@ func (c *Conn) sendMessage(pc *presentation, command []byte, data io.Reader) err
 			start -= copy(c.buffer[start-len(prefix):], prefix)
 		} else if first {
 			if err := c.send(prefix); err != nil {
-				return c.explain(err)
+				return err
 			}
 		}
 		if err := c.send(c.buffer[start : commandRoom+header+fragment]); err != nil {
-			return c.explain(err)
+			return err
 		}
 		if last {
 			return nil
