@@ -9,14 +9,15 @@ import (
 	"hash/crc32"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 const (
 	// maxUID is twice what the standard allows; some peers send longer ones.
 	maxUID = 128
-	// earlyWrite is how many bytes of a large image may wait in memory of the
-	// system before writing them is begun, so that Commit does not wait for all.
-	earlyWrite = 8 << 20
+	// bufferSize has room for a frame and, behind the last one of most images, for
+	// the commit frame.
+	bufferSize = frameSize + 16<<10
 	// spaceEvery is how often the free space is asked while a large image arrives.
 	spaceEvery = 64 << 20
 )
@@ -32,7 +33,6 @@ type Writer struct {
 	index  uint32 // of the next frame
 	size   int64  // data bytes in all
 	asked  int64  // size when the free space was last asked
-	begun  int64  // offset up to which writing was begun
 	buf    *[]byte
 	fill   int // data bytes in buf, behind the room for a header
 	hash   hash.Hash
@@ -41,7 +41,14 @@ type Writer struct {
 }
 
 // buffers are kept between images: their number follows the Writers in use.
-var buffers = sync.Pool{New: func() any { b := make([]byte, frameSize); return &b }}
+var buffers = sync.Pool{New: func() any { b := blocks(bufferSize); return &b }}
+
+// blocks returns n bytes of memory that begin at the border of a block.
+func blocks(n int) []byte {
+	b := make([]byte, n+blockSize)
+	skip := blockSize - int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))%blockSize)
+	return b[skip : skip+n : skip+n]
+}
 
 // NewInstance begins an image. It waits while the backlog of the store is full,
 // and returns ErrFull when the disk is.
@@ -81,7 +88,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 				return n, w.err
 			}
 		}
-		m := copy((*w.buf)[frameHeaderSize+w.fill:], p)
+		m := copy((*w.buf)[frameHeaderSize+w.fill:frameSize], p)
 		w.hash.Write(p[:m])
 		w.fill += m
 		w.size += int64(m)
@@ -113,14 +120,7 @@ func (w *Writer) flushFrame() error {
 	if err := w.claim(); err != nil {
 		return err
 	}
-	if err := w.write(w.sealFrame()); err != nil {
-		return err
-	}
-	if w.off-w.begun >= earlyWrite {
-		startWriteback(w.seg.f, w.begun, w.off-w.begun)
-		w.begun = w.off
-	}
-	return nil
+	return w.write(w.sealFrame())
 }
 
 // claim takes a segment, unless the Writer has one.
@@ -148,14 +148,15 @@ func (w *Writer) claim() error {
 		s.journal.all = append(s.journal.all, seg)
 		s.mu.Unlock()
 	}
-	w.seg, w.start, w.off, w.begun, w.record = seg, seg.end, seg.end, seg.end, seg.next
+	w.seg, w.start, w.off, w.record = seg, seg.end, seg.end, seg.next
 	return nil
 }
 
+// write writes whole blocks.
 func (w *Writer) write(b []byte) error {
 	err := w.s.o.faults.onWrite()
 	if err == nil {
-		_, err = w.seg.f.WriteAt(b, w.off)
+		err = w.seg.writeAt(b, w.off)
 	}
 	if err != nil {
 		return writeError("write image", err)
@@ -317,7 +318,7 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 	padded := int(align(w.off+int64(need)) - w.off)
 	tail := frame
 	if padded > cap(tail) {
-		tail = append(make([]byte, 0, padded), frame...)
+		tail = append(blocks(padded)[:0], frame...)
 	}
 	head := len(tail)
 	tail = tail[:padded]
