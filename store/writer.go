@@ -34,7 +34,9 @@ type Writer struct {
 	size   int64  // data bytes in all
 	asked  int64  // size when the free space was last asked
 	buf    *[]byte
-	fill   int // data bytes in buf, behind the room for a header
+	fill   int        // data bytes in buf, behind the room for a header
+	under  *[]byte    // the buffer whose frame is being written meanwhile; nil: none
+	wrote  chan error // how that ended; holds one
 	hash   hash.Hash
 	err    error // sticky
 	done   bool
@@ -109,7 +111,7 @@ func (w *Writer) sealFrame() []byte {
 	return frame
 }
 
-// flushFrame writes the full frame in buf.
+// flushFrame has the full frame in buf written while the next one is filled.
 func (w *Writer) flushFrame() error {
 	if w.size-w.asked >= spaceEvery {
 		w.asked = w.size
@@ -120,7 +122,35 @@ func (w *Writer) flushFrame() error {
 	if err := w.claim(); err != nil {
 		return err
 	}
-	return w.write(w.sealFrame())
+	frame := w.sealFrame()
+	if err := w.settle(); err != nil {
+		return err
+	}
+	if err := w.s.o.faults.onWrite(); err != nil {
+		return writeError("write image", err)
+	}
+	if w.wrote == nil {
+		w.wrote = make(chan error, 1)
+	}
+	off := w.off
+	go func() { w.wrote <- w.seg.writeAt(frame, off) }() // settle waits for it
+	w.off += int64(len(frame))
+	w.under, w.buf = w.buf, buffers.Get().(*[]byte)
+	return nil
+}
+
+// settle waits until the frame that is being written is, if there is one.
+func (w *Writer) settle() error {
+	if w.under == nil {
+		return nil
+	}
+	err := <-w.wrote
+	buffers.Put(w.under)
+	w.under = nil
+	if err != nil {
+		return writeError("write image", err)
+	}
+	return nil
 }
 
 // claim takes a segment, unless the Writer has one.
@@ -328,7 +358,10 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 		Type: frameCommit, Salt: w.seg.salt, Record: w.record, Index: w.index,
 		Length: uint32(len(payload)), Payload: crc32.Checksum(payload, castagnoli),
 	}.put(tail[head:])
-	if err = w.write(tail); err == nil {
+	if err = w.settle(); err == nil {
+		err = w.write(tail)
+	}
+	if err == nil {
 		if err = s.o.faults.onSync(); err == nil {
 			err = fdatasync(w.seg.f)
 		}
@@ -358,6 +391,9 @@ func (w *Writer) Abort() error {
 		return nil
 	}
 	w.done = true
+	if err := w.settle(); err != nil && w.err == nil {
+		w.err = err
+	}
 	buffers.Put(w.buf)
 	w.buf = nil
 	if w.seg != nil {
