@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive soak crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,6 +73,9 @@ bench-infer: build .cache/torch.stamp runtime ## the plugin on each provider aga
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
+
+soak: ## peers of all kinds, honest and hostile, for DURATION (30m: more than 100,000 associations); prints memory, goroutines, descriptors
+	HILUM_SOAK_DURATION=$(if $(filter command line,$(origin DURATION)),$(DURATION),30m) go test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/hilum
 
 crash-test: ## kill -9 nodes under load for DURATION (1m), compare every acknowledged image byte for byte
 	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestCrash$$' -v ./cmd/hilum

@@ -45,6 +45,10 @@ type Client struct {
 	// Timeout bounds the wait for the connection, for each answer and for each
 	// write; 0 is DefaultTimeout.
 	Timeout time.Duration
+	// Window is how many operations may wait for their responses at once: what is
+	// proposed as asynchronous operations window. The peer may allow fewer. 0 and 1
+	// propose none.
+	Window int
 	// TLS makes Dial speak TLS; nil is none. TLSProfile is what to begin with.
 	// Without a ServerName the host of the address must be in the certificate.
 	TLS *tls.Config
@@ -87,9 +91,8 @@ func (c *Client) Associate(ctx context.Context, conn net.Conn) (*Conn, error) {
 		_ = conn.Close() // the request is what failed
 		return nil, err
 	}
-	nc := &Conn{accepted: map[PresentationKey]*presentation{}, services: c.Normalized}
-	nc.transport = newTransport(conn, rq.User.MaxLength, c.timeout(), time.Time{})
-	err = nc.do(ctx, func() error { return nc.associate(rq) })
+	nc := newConn(newTransport(conn, rq.User.MaxLength, c.timeout(), time.Time{}), c.Normalized)
+	err = nc.run(ctx, func() error { return nc.associate(rq) })
 	if err != nil {
 		return nil, fmt.Errorf("associate with %s at %s: %w", rq.CalledAETitle.String(), conn.RemoteAddr(), err)
 	}
@@ -118,6 +121,10 @@ func (c *Client) request() (*pdu.AssociateRQ, error) {
 			ImplementationClassUID:    dataset.ImplementationClassUID,
 			ImplementationVersionName: dataset.ImplementationVersionName,
 		},
+	}
+	if c.Window > 1 {
+		// PS3.7 D.3.3.3. This side performs nothing; 1 is the least to say.
+		rq.User.AsyncOperations = &pdu.AsyncOperations{Invoked: uint16(min(c.Window, maxMaxOperations)), Performed: 1}
 	}
 	for i, pc := range c.Contexts {
 		if !validUID(pc.AbstractSyntax) || len(pc.TransferSyntaxes) == 0 {

@@ -122,7 +122,7 @@ func (x *exchange) writeCommand(pc *presentation, command []byte) error {
 		return err
 	}
 	x.write = b
-	return x.send(b)
+	return x.sendHeld(b)
 }
 
 func (x *exchange) appendCommand(dst []byte, pc *presentation, command []byte) ([]byte, error) {

@@ -69,8 +69,8 @@ func (i *NInvocation) encode(pc *presentation, messageID uint16) (command, body 
 	return w.bytes(), body, nil
 }
 
-// invoke sends a request.
-func (x *exchange) invoke(pc *presentation, command, body []byte) error {
+// request sends a request.
+func (x *exchange) request(pc *presentation, command, body []byte) error {
 	if len(body) == 0 {
 		return x.writeCommand(pc, command)
 	}
@@ -114,7 +114,7 @@ func (x *exchange) readReply(pc *presentation, rsp *command) (NResponse, error) 
 // goes on; after any other error it is closed.
 func (c *Conn) Invoke(ctx context.Context, i *NInvocation) (NResponse, error) {
 	var rsp NResponse
-	err := c.do(ctx, func() (err error) {
+	err := c.doAlone(ctx, func() (err error) {
 		rsp, err = c.invokeN(i)
 		return err
 	})
@@ -126,19 +126,26 @@ func (c *Conn) invokeN(i *NInvocation) (NResponse, error) {
 	if pc == nil {
 		return NResponse{}, ErrNoContext
 	}
-	c.messageID++
-	command, body, err := i.encode(pc, c.messageID)
+	c.sending.Lock()
+	id, _ := c.invoke(pc, uint16(i.Operation))
+	defer c.forget(id)
+	command, body, err := i.encode(pc, id)
 	if err != nil {
+		c.sending.Unlock()
 		return NResponse{}, err
 	}
-	if err := c.invoke(pc, command, body); err != nil {
+	err = c.request(pc, command, body)
+	c.sending.Unlock()
+	if err != nil {
 		return NResponse{}, c.explain(err)
 	}
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
 	got, rq, err := c.nextResponse()
 	if err != nil {
 		return NResponse{}, err
 	}
-	if err := c.checkResponse(rq, got, pc, uint16(i.Operation)); err != nil {
+	if _, err := c.answers(got, rq); err != nil {
 		return NResponse{}, err
 	}
 	rsp, err := c.readReply(pc, rq)
@@ -195,6 +202,8 @@ func (c *Conn) serve(pc *presentation, rq *command) error {
 	if status == nil { // c.ctx has ended
 		return errStopping
 	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	return c.respond(pc, rq, status)
 }
 
@@ -203,7 +212,9 @@ func (c *Conn) serve(pc *presentation, rq *command) error {
 // goes on then. It is for notifications, N-EVENT-REPORT.
 func (c *Conn) AwaitRequest(ctx context.Context, wait time.Duration) (bool, error) {
 	came := false
-	err := c.do(ctx, func() error {
+	err := c.doAlone(ctx, func() error {
+		c.reading <- struct{}{}
+		defer func() { <-c.reading }()
 		quiet, err := c.silent(wait)
 		if err != nil || quiet {
 			return err
@@ -244,11 +255,12 @@ func (c *Conn) silent(wait time.Duration) (bool, error) {
 type invocations struct {
 	mu      sync.Mutex // guards all below
 	lastID  uint16
-	waiting map[uint16]*invocation
+	waiting map[uint16]*awaited
 	ended   bool
 }
 
-type invocation struct {
+// awaited is a request of an acceptor that waits for its response.
+type awaited struct {
 	pc        *presentation
 	operation NOperation
 	answer    chan answer // holds one
@@ -263,7 +275,7 @@ type answer struct {
 const maxInvocations = 16
 
 // begin takes a message ID.
-func (v *invocations) begin(pc *presentation, operation NOperation) (uint16, *invocation, error) {
+func (v *invocations) begin(pc *presentation, operation NOperation) (uint16, *awaited, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.ended {
@@ -273,7 +285,7 @@ func (v *invocations) begin(pc *presentation, operation NOperation) (uint16, *in
 		return 0, nil, errors.New("the peer leaves too many requests unanswered")
 	}
 	if v.waiting == nil {
-		v.waiting = map[uint16]*invocation{}
+		v.waiting = map[uint16]*awaited{}
 	}
 	for {
 		if v.lastID == math.MaxUint16 {
@@ -281,7 +293,7 @@ func (v *invocations) begin(pc *presentation, operation NOperation) (uint16, *in
 		}
 		v.lastID++
 		if v.waiting[v.lastID] == nil {
-			i := &invocation{pc, operation, make(chan answer, 1)}
+			i := &awaited{pc, operation, make(chan answer, 1)}
 			v.waiting[v.lastID] = i
 			return v.lastID, i, nil
 		}
@@ -289,7 +301,7 @@ func (v *invocations) begin(pc *presentation, operation NOperation) (uint16, *in
 }
 
 // take finds the request that a response is for.
-func (v *invocations) take(id uint16) *invocation {
+func (v *invocations) take(id uint16) *awaited {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	i := v.waiting[id]
@@ -337,7 +349,7 @@ func (a *acceptor) invokeN(ctx context.Context, i *NInvocation) (NResponse, erro
 		a.invocations.take(id)
 		return NResponse{}, err
 	}
-	if err := a.invoke(pc, command, body); err != nil {
+	if err := a.request(pc, command, body); err != nil {
 		// Half of a message may be out: nothing can follow it.
 		a.interrupt()
 		return NResponse{}, fmt.Errorf("%w: %w", ErrConnClosed, err)

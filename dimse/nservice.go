@@ -274,7 +274,7 @@ func (x *exchange) writeMessage(pc *presentation, command, body []byte) error {
 		b = appendFragment(b, pc, body[:n], n == len(body))
 		body = body[n:]
 		if len(b) >= writeBatch || len(body) == 0 {
-			if err := x.send(b); err != nil {
+			if err := x.sendHeld(b); err != nil {
 				return err
 			}
 			b = b[:0]

@@ -3,6 +3,7 @@ package dimse
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -13,37 +14,90 @@ import (
 type PresentationKey struct{ AbstractSyntax, TransferSyntax string }
 
 // Conn is an association that a Client requested. Its methods may be called
-// from several goroutines; they take turns, as one operation at a time is what
-// the association negotiated.
+// from several goroutines. As many operations run at once as the window allows
+// that was negotiated (Client.Window), without one they take turns: their
+// requests go out one after the other, and each gets its own response, in
+// whatever order the peer answers.
 type Conn struct {
 	exchange
-	accepted  map[PresentationKey]*presentation // not changed after associate
-	buffer    []byte                            // for the data set, used again
-	messageID uint16                            // of the last request
-	services  map[string]NService               // for what the peer asks
-	ctx       context.Context                   // of the running operation
+	accepted map[PresentationKey]*presentation // not changed after associate
+	places   chan struct{}                     // one for each operation; not changed after Associate
+	services map[string]NService               // for what the peer asks
+	ctx      context.Context                   // ends with the association
+	cancel   context.CancelFunc
 
-	turn   sync.Mutex // held during an operation; guards all above
-	closed bool       // guarded by turn
+	sending   sync.Mutex // held while a message is sent; guards what follows
+	buffer    []byte     // for the data set, used again
+	messageID uint16     // of the last request
+
+	reading chan struct{} // holds one: whoever reads messages; guards readErr
+	readErr error         // no message can be read any more
+
+	all sync.Mutex // held by who takes all places, so that two do not share them
+
+	state   sync.Mutex            // guards what follows
+	invoked map[uint16]invocation // that wait for their responses, by Message ID
+	closed  bool
+	why     error // it is closed
 }
 
-// do runs an operation alone, and interrupts it when ctx ends. An error of the
-// association closes the connection, after the A-ABORT that the error asks for.
+// invocation is a request that waits for its response.
+type invocation struct {
+	pc       *presentation
+	field    uint16
+	response chan *command // holds one
+}
+
+func newConn(t *transport, services map[string]NService) *Conn {
+	c := &Conn{exchange: exchange{transport: t}, accepted: map[PresentationKey]*presentation{}, services: services,
+		places: make(chan struct{}, 1), reading: make(chan struct{}, 1), invoked: map[uint16]invocation{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// do runs an operation in a place of the window, and interrupts the association
+// when ctx ends. An error of the association closes the connection, after the
+// A-ABORT that the error asks for.
 func (c *Conn) do(ctx context.Context, operation func() error) error {
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	if c.closed {
+	select {
+	case c.places <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-c.places }()
+	return c.run(ctx, operation)
+}
+
+// doAlone is do for an operation beside which no other runs.
+func (c *Conn) doAlone(ctx context.Context, operation func() error) error {
+	c.takeAll()
+	defer c.giveAll()
+	return c.run(ctx, operation)
+}
+
+func (c *Conn) takeAll() {
+	c.all.Lock()
+	defer c.all.Unlock()
+	for range cap(c.places) {
+		c.places <- struct{}{}
+	}
+}
+
+func (c *Conn) giveAll() {
+	for range cap(c.places) {
+		<-c.places
+	}
+}
+
+func (c *Conn) run(ctx context.Context, operation func() error) error {
+	if closed, _ := c.ended(); closed {
 		return ErrConnClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c.ctx = ctx
-	release := context.AfterFunc(ctx, c.interrupt)
+	release := context.AfterFunc(ctx, c.stop)
 	err := operation()
-	if errors.Is(err, errStopping) && ctx.Err() == nil {
-		err = ErrConnClosed // by Abort or Close
-	}
 	if !release() { // ctx ended: the association is interrupted in any case
 		if err == nil || errors.Is(err, errStopping) {
 			err = ctx.Err()
@@ -51,10 +105,29 @@ func (c *Conn) do(ctx context.Context, operation func() error) error {
 		c.end(err)
 		return err
 	}
+	if errors.Is(err, errStopping) {
+		err = ErrConnClosed // by Abort, Close, or the context of another operation
+	}
 	if err != nil && !survives(err) {
+		if closed, cause := c.ended(); closed && !errors.Is(err, cause) {
+			// Another operation ended it while this one ran.
+			return fmt.Errorf("%w: %w", ErrConnClosed, cause)
+		}
 		c.end(err)
 	}
 	return err
+}
+
+// stop interrupts whatever runs.
+func (c *Conn) stop() {
+	c.cancel()
+	c.interrupt()
+}
+
+func (c *Conn) ended() (closed bool, why error) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	return c.closed, c.why
 }
 
 // survives says whether the association lasts although an operation failed.
@@ -73,9 +146,18 @@ type localError struct{ err error }
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
 
-// end closes the connection. c.turn must be held.
+// end closes the connection, once.
 func (c *Conn) end(err error) {
-	c.closed = true
+	c.state.Lock()
+	ended := c.closed
+	if !ended {
+		c.closed, c.why = true, err
+	}
+	c.state.Unlock()
+	if ended {
+		return
+	}
+	defer c.cancel()
 	var data *dataError
 	var bad *pdu.Error
 	var breach *violation
@@ -125,6 +207,13 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 		return providerViolation(pdu.ReasonInvalidParameter, "protocol version %04XH accepted", ac.ProtocolVersion)
 	}
 	c.peerMax = ac.User.MaxLength
+	if w := ac.User.AsyncOperations; w != nil && rq.User.AsyncOperations != nil {
+		places := rq.User.AsyncOperations.Invoked
+		if w.Invoked > 0 { // 0 is any number
+			places = min(places, w.Invoked)
+		}
+		c.places = make(chan struct{}, places)
+	}
 	for _, answer := range ac.Contexts {
 		if answer.Result != pdu.ContextAccepted {
 			continue
@@ -149,6 +238,11 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 func (c *Conn) explain(err error) error {
 	if errors.Is(err, errStopping) || errors.Is(err, errIdle) {
 		return err
+	}
+	c.reading <- struct{}{} // whoever reads finds the same end
+	defer func() { <-c.reading }()
+	if c.readErr != nil {
+		return c.readErr
 	}
 	for { // ends: every turn takes a PDU that was already sent, or an error
 		p, readErr := c.next()
@@ -180,34 +274,94 @@ func (c *Conn) AcceptedContexts() []PresentationKey {
 	return keys
 }
 
-// readResponse reads messages until the response to the request. Sta6.
-func (c *Conn) readResponse(pc *presentation, field uint16) (*command, error) {
-	got, rsp, err := c.nextResponse()
-	if err != nil {
-		return nil, err
+// invoke registers a request that is about to be sent, and returns its Message
+// ID. c.sending must be held.
+func (c *Conn) invoke(pc *presentation, field uint16) (uint16, invocation) {
+	inv := invocation{pc: pc, field: field, response: make(chan *command, 1)}
+	c.state.Lock()
+	defer c.state.Unlock()
+	for {
+		c.messageID++
+		if _, waits := c.invoked[c.messageID]; !waits { // fewer wait than there are numbers
+			c.invoked[c.messageID] = inv
+			return c.messageID, inv
+		}
 	}
-	if rsp.hasDataSet() {
-		if err := (&dataStream{x: &c.exchange, pc: got}).drain(); err != nil {
+}
+
+// forget ends the wait for a response.
+func (c *Conn) forget(messageID uint16) {
+	c.state.Lock()
+	defer c.state.Unlock()
+	delete(c.invoked, messageID)
+}
+
+// await waits for the response to a request. Sta6. Of the operations that wait
+// one reads, and hands to the others what is theirs.
+func (c *Conn) await(inv invocation) (*command, error) {
+	for {
+		select {
+		case rsp := <-inv.response:
+			return rsp, nil
+		default:
+		}
+		select {
+		case rsp := <-inv.response:
+			return rsp, nil
+		case c.reading <- struct{}{}:
+		}
+		// The response may have come while the other was reading.
+		if len(inv.response) == 0 && c.readErr == nil {
+			c.readErr = c.deliver()
+		}
+		err := c.readErr
+		<-c.reading
+		if err != nil && len(inv.response) == 0 {
 			return nil, err
 		}
 	}
-	return rsp, c.checkResponse(rsp, got, pc, field)
 }
 
-// checkResponse finds a response that is not the one to the request of the
-// running operation.
-func (c *Conn) checkResponse(rsp *command, got, pc *presentation, field uint16) error {
-	switch {
-	case rsp.field.value != field|commandResponse:
-		return userViolation("command %04XH where the response to %04XH was due", rsp.field.value, field)
-	case !rsp.respondedTo.present || rsp.respondedTo.value != c.messageID:
-		return userViolation("response to message %d where %d was asked", rsp.respondedTo.value, c.messageID)
-	case !rsp.status.present:
-		return userViolation("response without a Status")
-	case got != pc:
-		return mixed(pc.id, got.id)
+// deliver reads one message and hands it to the invocation that waits for it.
+// c.reading must be held.
+func (c *Conn) deliver() error {
+	got, rsp, err := c.nextResponse()
+	if err != nil {
+		return err
 	}
+	if rsp.hasDataSet() {
+		if err := (&dataStream{x: &c.exchange, pc: got}).drain(); err != nil {
+			return err
+		}
+	}
+	inv, err := c.answers(got, rsp)
+	if err != nil {
+		return err
+	}
+	inv.response <- rsp
 	return nil
+}
+
+// answers finds the request that a response is for, which waits no longer.
+func (c *Conn) answers(got *presentation, rsp *command) (invocation, error) {
+	if rsp.field.value&commandResponse == 0 || !rsp.respondedTo.present {
+		return invocation{}, userViolation("command %04XH where a response was due", rsp.field.value)
+	}
+	c.state.Lock()
+	inv, asked := c.invoked[rsp.respondedTo.value]
+	c.state.Unlock()
+	switch {
+	case !asked:
+		return inv, userViolation("response to message %d, which was not asked", rsp.respondedTo.value)
+	case rsp.field.value != inv.field|commandResponse:
+		return inv, userViolation("command %04XH where the response to %04XH was due", rsp.field.value, inv.field)
+	case !rsp.status.present:
+		return inv, userViolation("response without a Status")
+	case got != inv.pc:
+		return inv, mixed(inv.pc.id, got.id)
+	}
+	c.forget(rsp.respondedTo.value)
+	return inv, nil
 }
 
 // Echo asks the peer with C-ECHO, PS3.7 9.1.5, whether it is there. A context
@@ -227,14 +381,18 @@ func (c *Conn) echo() error {
 	if pc == nil {
 		return ErrNoContext
 	}
-	c.messageID++
+	c.sending.Lock()
+	id, inv := c.invoke(pc, commandEchoRQ)
+	defer c.forget(id)
 	w := newCommandWriter(commandEchoRQ, VerificationSOPClass)
-	w.number(elementMessageID, c.messageID)
+	w.number(elementMessageID, id)
 	w.number(elementDataSetType, noDataSet)
-	if err := c.writeCommand(pc, w.bytes()); err != nil {
+	err := c.writeCommand(pc, w.bytes())
+	c.sending.Unlock()
+	if err != nil {
 		return c.explain(err)
 	}
-	rsp, err := c.readResponse(pc, commandEchoRQ)
+	rsp, err := c.await(inv)
 	if err != nil {
 		return err
 	}
@@ -253,11 +411,14 @@ func statusOf(rsp *command) (Status, error) {
 
 // Release ends the association in order and closes the connection. PS3.8 7.2.
 func (c *Conn) Release(ctx context.Context) error {
-	err := c.do(ctx, func() error {
+	err := c.doAlone(ctx, func() error {
 		if err := c.release(); err != nil {
 			return err
 		}
-		c.closed = true
+		c.state.Lock()
+		c.closed, c.why = true, ErrConnClosed
+		c.state.Unlock()
+		c.cancel()
 		return c.conn.Close()
 	})
 	if errors.Is(err, ErrConnClosed) {
@@ -300,12 +461,10 @@ func (c *Conn) release() error {
 // Abort ends the association at once with A-ABORT and closes the connection. A
 // running operation is interrupted. It may be called any number of times.
 func (c *Conn) Abort() error {
-	c.interrupt()
-	c.turn.Lock()
-	defer c.turn.Unlock()
-	if !c.closed {
-		c.end(errStopping) // Sta6 -> Sta13: AA-1
-	}
+	c.stop()
+	c.takeAll() // what runs ends
+	defer c.giveAll()
+	c.end(errStopping) // Sta6 -> Sta13: AA-1
 	return nil
 }
 

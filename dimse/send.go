@@ -37,39 +37,54 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 	if !validUID(sopInstanceUID) {
 		return 0, &localError{errors.New("the SOP Instance UID is not a UID")}
 	}
-	c.messageID++
+	c.sending.Lock()
+	id, inv := c.invoke(pc, commandStoreRQ)
+	defer c.forget(id)
 	w := newCommandWriter(commandStoreRQ, sopClassUID)
-	w.number(elementMessageID, c.messageID)
+	w.number(elementMessageID, id)
 	w.number(elementPriority, priorityMedium)
 	w.number(elementDataSetType, dataSetFollows)
 	w.uid(elementAffectedSOPInstance, sopInstanceUID)
-	if err := c.sendMessage(pc, w.bytes(), data); err != nil {
+	err := c.sendMessage(pc, w.bytes(), data)
+	c.sending.Unlock()
+	switch err.(type) {
+	case nil:
+	case *localError, *dataError: // nothing of the peer
 		return 0, err
+	default:
+		return 0, c.explain(err)
 	}
-	rsp, err := c.readResponse(pc, commandStoreRQ)
+	rsp, err := c.await(inv)
 	if err != nil {
 		return 0, err
 	}
 	return statusOf(rsp)
 }
 
+// sendAtOnce is how much is written at once where the peer takes short PDUs only.
+const sendAtOnce = 256 << 10
+
 // sendMessage writes a command set and its data set, as PDUs filled up to the
-// peer's maximum, each in one write.
+// peer's maximum, several in one write where they are short. c.sending must be
+// held.
 func (c *Conn) sendMessage(pc *presentation, command []byte, data io.Reader) error {
 	size, err := fragmentSize(c.peerMax)
 	if err != nil {
 		return err
 	}
 	const header = pdu.HeaderLength + pdu.PDVHeaderLength
-	// Layout: room for the command, a header, a fragment, and the first byte of
-	// the next fragment. That byte tells whether this fragment is the last.
+	// Layout: room for the command, then headers and fragments, then the first byte
+	// of the next fragment. That byte tells whether a fragment is the last.
 	if c.buffer == nil {
-		c.buffer = make([]byte, commandRoom+header+size+1)
+		c.buffer = make([]byte, commandRoom+max(1, sendAtOnce/(header+size))*(header+size)+1)
 	}
-	payload := c.buffer[commandRoom+header:]
+	begin, at := commandRoom, commandRoom // of what is not written yet, of the next PDU
 	carried := 0
-	var prefix []byte
 	for first := true; ; first = false {
+		payload := c.buffer[at+header : at+header+size+1]
+		if carried > 0 {
+			payload[0] = c.buffer[at] // where the fragment before left it
+		}
 		n, last, err := fill(data, payload, carried)
 		switch {
 		case err != nil && first:
@@ -79,27 +94,31 @@ func (c *Conn) sendMessage(pc *presentation, command []byte, data io.Reader) err
 		case n == 0:
 			return &localError{errors.New("the data set is empty")}
 		case first:
-			if prefix, err = c.appendCommand(nil, pc, command); err != nil {
+			prefix, err := c.appendCommand(nil, pc, command)
+			if err != nil {
+				return err
+			}
+			if len(prefix) <= commandRoom {
+				begin -= copy(c.buffer[begin-len(prefix):], prefix)
+			} else if err := c.send(prefix); err != nil {
 				return err
 			}
 		}
 		fragment := min(n, size)
-		start := commandRoom
-		pdu.AppendDataHeader(c.buffer[:start], pc.id, false, last, fragment)
-		if first && len(prefix) <= commandRoom {
-			start -= copy(c.buffer[start-len(prefix):], prefix)
-		} else if first {
-			if err := c.send(prefix); err != nil {
-				return c.explain(err)
-			}
+		pdu.AppendDataHeader(c.buffer[:at], pc.id, false, last, fragment)
+		at += header + fragment
+		carried = n - fragment
+		if !last && at+header+size < len(c.buffer) {
+			continue
 		}
-		if err := c.send(c.buffer[start : commandRoom+header+fragment]); err != nil {
-			return c.explain(err)
+		if err := c.send(c.buffer[begin:at]); err != nil {
+			return err
 		}
 		if last {
 			return nil
 		}
-		carried = copy(payload, payload[size:size+1])
+		c.buffer[commandRoom] = c.buffer[at] // what is carried
+		begin, at = commandRoom, commandRoom
 	}
 }
 

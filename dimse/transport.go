@@ -128,8 +128,16 @@ func (t *transport) cause(err error) error {
 	return errIdle
 }
 
-// send writes bytes, whole PDUs, in one write. t.writing must be held.
+// send writes bytes, whole PDUs, in one write. It may be called from any
+// goroutine.
 func (t *transport) send(b []byte) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	return t.sendHeld(b)
+}
+
+// sendHeld is send where t.writing is held.
+func (t *transport) sendHeld(b []byte) error {
 	t.mu.Lock()
 	if t.interrupted || t.muted {
 		t.mu.Unlock()
@@ -155,7 +163,7 @@ func (t *transport) sendPDU(p pdu.PDU) error {
 		return err
 	}
 	t.write = b
-	if err := t.send(b); err != nil {
+	if err := t.sendHeld(b); err != nil {
 		return fmt.Errorf("write %s: %w", p.Type(), err)
 	}
 	return nil

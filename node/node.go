@@ -280,7 +280,7 @@ func (n *Node) serveAdmin(o Options, st *store.Store, plugins *host.Host) error 
 			Running: true, Version: o.Version, AETitle: o.Config.AETitle, Listen: n.Addr().String(), Started: o.Now(),
 		},
 	}
-	server := &http.Server{Handler: handler.Routes(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)}
+	server := &http.Server{Handler: web.WithProfiles(handler.Routes()), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn)}
 	n.onStop("admin socket", server.Shutdown)
 	go func() {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -33,8 +33,24 @@ func freeSpace(dir string) (int64, error) {
 	}
 }
 
-// startWriteback asks the system to begin writing a range, without waiting. It
-// is a hint: what goes wrong shows in fdatasync.
-func startWriteback(f *os.File, off, n int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+// openDirect opens a file once more, for writes that go past the page cache: they
+// save a copy, and fdatasync finds little left to do. Both ends of every write
+// and its memory must be aligned to blockSize. nil where the file system does not
+// do this.
+func openDirect(name string) *os.File {
+	f, err := os.OpenFile(name, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// misaligned says whether a write failed because the file system wants another
+// alignment than blockSize.
+func misaligned(err error) bool { return errors.Is(err, unix.EINVAL) }
+
+// readExactly keeps the system from reading ahead in a file, which would read
+// what is just being written.
+func readExactly(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM) // a hint
 }

@@ -18,9 +18,10 @@ const (
 	// a Writer keeps in memory.
 	frameSize = 256 << 10
 	framePay  = frameSize - frameHeaderSize
-	// recordAlign keeps two records out of one page, so that the first write of
-	// a record never has to read the page back from the disk.
-	recordAlign = 4096
+	// recordAlign has every write begin and end at the border of a block.
+	recordAlign = blockSize
+	// blockSize is what disks write at once, or a multiple of it.
+	blockSize = 4096
 	// maxCommit bounds the metadata of an image; it is far above what the
 	// indexed elements of a header can hold.
 	maxCommit = 1 << 20

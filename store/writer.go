@@ -9,14 +9,15 @@ import (
 	"hash/crc32"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 const (
 	// maxUID is twice what the standard allows; some peers send longer ones.
 	maxUID = 128
-	// earlyWrite is how many bytes of a large image may wait in memory of the
-	// system before writing them is begun, so that Commit does not wait for all.
-	earlyWrite = 8 << 20
+	// bufferSize has room for a frame and, behind the last one of most images, for
+	// the commit frame.
+	bufferSize = frameSize + 16<<10
 	// spaceEvery is how often the free space is asked while a large image arrives.
 	spaceEvery = 64 << 20
 )
@@ -32,16 +33,24 @@ type Writer struct {
 	index  uint32 // of the next frame
 	size   int64  // data bytes in all
 	asked  int64  // size when the free space was last asked
-	begun  int64  // offset up to which writing was begun
 	buf    *[]byte
-	fill   int // data bytes in buf, behind the room for a header
+	fill   int        // data bytes in buf, behind the room for a header
+	under  *[]byte    // the buffer whose frame is being written meanwhile; nil: none
+	wrote  chan error // how that ended; holds one
 	hash   hash.Hash
 	err    error // sticky
 	done   bool
 }
 
 // buffers are kept between images: their number follows the Writers in use.
-var buffers = sync.Pool{New: func() any { b := make([]byte, frameSize); return &b }}
+var buffers = sync.Pool{New: func() any { b := blocks(bufferSize); return &b }}
+
+// blocks returns n bytes of memory that begin at the border of a block.
+func blocks(n int) []byte {
+	b := make([]byte, n+blockSize)
+	skip := blockSize - int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))%blockSize)
+	return b[skip : skip+n : skip+n]
+}
 
 // NewInstance begins an image. It waits while the backlog of the store is full,
 // and returns ErrFull when the disk is.
@@ -81,7 +90,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 				return n, w.err
 			}
 		}
-		m := copy((*w.buf)[frameHeaderSize+w.fill:], p)
+		m := copy((*w.buf)[frameHeaderSize+w.fill:frameSize], p)
 		w.hash.Write(p[:m])
 		w.fill += m
 		w.size += int64(m)
@@ -102,7 +111,7 @@ func (w *Writer) sealFrame() []byte {
 	return frame
 }
 
-// flushFrame writes the full frame in buf.
+// flushFrame has the full frame in buf written while the next one is filled.
 func (w *Writer) flushFrame() error {
 	if w.size-w.asked >= spaceEvery {
 		w.asked = w.size
@@ -113,12 +122,33 @@ func (w *Writer) flushFrame() error {
 	if err := w.claim(); err != nil {
 		return err
 	}
-	if err := w.write(w.sealFrame()); err != nil {
+	frame := w.sealFrame()
+	if err := w.settle(); err != nil {
 		return err
 	}
-	if w.off-w.begun >= earlyWrite {
-		startWriteback(w.seg.f, w.begun, w.off-w.begun)
-		w.begun = w.off
+	if err := w.s.o.faults.onWrite(); err != nil {
+		return writeError("write image", err)
+	}
+	if w.wrote == nil {
+		w.wrote = make(chan error, 1)
+	}
+	off := w.off
+	go func() { w.wrote <- w.seg.writeAt(frame, off) }() // settle waits for it
+	w.off += int64(len(frame))
+	w.under, w.buf = w.buf, buffers.Get().(*[]byte)
+	return nil
+}
+
+// settle waits until the frame that is being written is, if there is one.
+func (w *Writer) settle() error {
+	if w.under == nil {
+		return nil
+	}
+	err := <-w.wrote
+	buffers.Put(w.under)
+	w.under = nil
+	if err != nil {
+		return writeError("write image", err)
 	}
 	return nil
 }
@@ -148,14 +178,15 @@ func (w *Writer) claim() error {
 		s.journal.all = append(s.journal.all, seg)
 		s.mu.Unlock()
 	}
-	w.seg, w.start, w.off, w.begun, w.record = seg, seg.end, seg.end, seg.end, seg.next
+	w.seg, w.start, w.off, w.record = seg, seg.end, seg.end, seg.next
 	return nil
 }
 
+// write writes whole blocks.
 func (w *Writer) write(b []byte) error {
 	err := w.s.o.faults.onWrite()
 	if err == nil {
-		_, err = w.seg.f.WriteAt(b, w.off)
+		err = w.seg.writeAt(b, w.off)
 	}
 	if err != nil {
 		return writeError("write image", err)
@@ -317,7 +348,7 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 	padded := int(align(w.off+int64(need)) - w.off)
 	tail := frame
 	if padded > cap(tail) {
-		tail = append(make([]byte, 0, padded), frame...)
+		tail = append(blocks(padded)[:0], frame...)
 	}
 	head := len(tail)
 	tail = tail[:padded]
@@ -327,7 +358,10 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 		Type: frameCommit, Salt: w.seg.salt, Record: w.record, Index: w.index,
 		Length: uint32(len(payload)), Payload: crc32.Checksum(payload, castagnoli),
 	}.put(tail[head:])
-	if err = w.write(tail); err == nil {
+	if err = w.settle(); err == nil {
+		err = w.write(tail)
+	}
+	if err == nil {
 		if err = s.o.faults.onSync(); err == nil {
 			err = fdatasync(w.seg.f)
 		}
@@ -357,6 +391,9 @@ func (w *Writer) Abort() error {
 		return nil
 	}
 	w.done = true
+	if err := w.settle(); err != nil && w.err == nil {
+		w.err = err
+	}
 	buffers.Put(w.buf)
 	w.buf = nil
 	if w.seg != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -102,6 +103,7 @@ type process struct {
 	config string
 	port   int
 	cmd    *exec.Cmd
+	log    io.Writer // of the node; nil is that of the test
 }
 
 // newProcess writes a configuration with a free port and the given text after it.
@@ -120,7 +122,10 @@ func newProcess(t *testing.T, text string) *process {
 func (p *process) start() {
 	p.t.Helper()
 	p.cmd = exec.Command(filepath.Join(bin, "hilum"), "serve", "--config", p.config)
-	p.cmd.Stderr = p.t.Output()
+	p.cmd.Stderr = p.log
+	if p.log == nil {
+		p.cmd.Stderr = p.t.Output()
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)

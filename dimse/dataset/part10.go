@@ -34,6 +34,8 @@ const (
 	prefix       = "DICM"
 	// maxMetaBytes bounds the file meta information; a real one has 200 bytes.
 	maxMetaBytes = 1 << 20
+	// identityBuffer is what is read at once where only the first elements count.
+	identityBuffer = 4 << 10
 	// maxInflatedPixels bounds pixel data whose size no file size bounds.
 	maxInflatedPixels = 1 << 30
 )
@@ -61,6 +63,36 @@ func ReadHeader(name string, want []Tag) (*File, error) {
 	return readFile(name, want, false)
 }
 
+// ReadIdentity reads a Part 10 file as far as its SOP Class UID and SOP Instance UID,
+// which in a sorted data set is not far (PS3.5 7.1). What follows is not looked at.
+func ReadIdentity(name string) (*File, error) {
+	in, err := openRegular(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = in.Close() }() // only read from
+	f, err := readIdentity(in)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, nil
+}
+
+func readIdentity(r io.Reader) (*File, error) {
+	in := bufio.NewReaderSize(r, identityBuffer)
+	f, err := readMeta(in)
+	if err != nil {
+		return nil, err
+	}
+	s := scanner{lim: DefaultLimits, until: []Tag{dicomtag.SOPClassUID, dicomtag.SOPInstanceUID}}
+	s.header = newHeader(s.until)
+	if err := s.run(in, f.TransferSyntaxUID); err != nil {
+		return nil, err
+	}
+	f.Header = s.header
+	return f, nil
+}
+
 // ReadHeaderFrom is ReadHeader for a Part 10 stream, which it reads to its end.
 func ReadHeaderFrom(r io.Reader, want []Tag) (*File, error) {
 	return read(r, 0, want, false)
@@ -72,8 +104,9 @@ func ReadMeta(r io.Reader) (*File, error) {
 	return readMeta(bufio.NewReaderSize(r, readBufferSize))
 }
 
-func readFile(name string, want []Tag, pixels bool) (*File, error) {
-	// A pipe would block in Open, a device has no end.
+// openRegular opens a file for reading. A pipe would block in Open, a device has no
+// end.
+func openRegular(name string) (*os.File, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
@@ -81,11 +114,19 @@ func readFile(name string, want []Tag, pixels bool) (*File, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrNotDICOM, name)
 	}
-	in, err := os.Open(name)
+	return os.Open(name)
+}
+
+func readFile(name string, want []Tag, pixels bool) (*File, error) {
+	in, err := openRegular(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = in.Close() }() // only read from
+	info, err := in.Stat()
+	if err != nil {
+		return nil, err
+	}
 	f, err := read(in, info.Size(), want, pixels)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

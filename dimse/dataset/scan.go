@@ -60,6 +60,7 @@ type scanner struct {
 	depth  int // open sequences
 	lim    Limits
 	header Header
+	until  []Tag               // nil, or the scan ends when these are found
 	pixels *pixelReader        // nil: pixel data are walked, not kept
 	visit  func(element) error // nil, or called for every element at any depth
 
@@ -99,11 +100,24 @@ func (s *scanner) run(r io.Reader, transferSyntaxUID string) error {
 		if done {
 			break
 		}
+		if s.until != nil && s.found() {
+			return nil
+		}
 	}
 	if inflated != nil {
 		return inflated.drain()
 	}
 	return nil
+}
+
+// found reports whether all of until is.
+func (s *scanner) found() bool {
+	for _, t := range s.until {
+		if !s.header.Has(t) {
+			return false
+		}
+	}
+	return true
 }
 
 // located adds the place to what an inflater found, which knows no offsets.

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,9 +150,8 @@ func (s *sender) send(ctx context.Context, folders []string) (sendSummary, error
 	return sum, nil
 }
 
-// find reads the headers of all files under the folders.
+// find reads who the files under the folders are, and no more of them.
 func (s *sender) find(folders []string) (files []sendFile, skipped int, err error) {
-	want := []dataset.Tag{dicomtag.SOPClassUID, dicomtag.SOPInstanceUID}
 	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(name string, e fs.DirEntry, err error) error {
 			if err != nil {
@@ -166,7 +166,10 @@ func (s *sender) find(folders []string) (files []sendFile, skipped int, err erro
 				s.skipped(name, errors.New("not a file"))
 				return nil
 			}
-			f, err := dataset.ReadHeader(name, want)
+			f, err := dataset.ReadIdentity(name)
+			if err == nil && (!dataset.ValidUID(f.Header.String(dicomtag.SOPClassUID)) || !dataset.ValidUID(f.Header.String(dicomtag.SOPInstanceUID))) {
+				err = errors.New("it has no SOP Class UID or no SOP Instance UID")
+			}
 			if err != nil {
 				skipped++
 				s.skipped(name, err)
@@ -204,47 +207,128 @@ func contextsFor(files []sendFile) ([]dimse.PresentationContext, error) {
 	return contexts, nil
 }
 
+// window is how many images may wait for their answers on one association, where
+// the peer allows it.
+const window = 16
+
+// todo hands out what is to be sent on one association: what broke with an
+// earlier one first.
+type todo struct {
+	queue <-chan sendFile
+
+	mu    sync.Mutex // guards what follows
+	again []attempt
+}
+
+// attempt is a file and how often an association broke while it was sent.
+type attempt struct {
+	sendFile
+	tries int
+}
+
+func (t *todo) take() (attempt, bool) {
+	t.mu.Lock()
+	if n := len(t.again); n > 0 {
+		a := t.again[n-1]
+		t.again = t.again[:n-1]
+		t.mu.Unlock()
+		return a, true
+	}
+	t.mu.Unlock()
+	f, ok := <-t.queue
+	return attempt{sendFile: f}, ok
+}
+
+// lost is an association that broke.
+type lost struct {
+	file attempt // of those under way the one that was tried most
+	err  error   // what broke it
+}
+
 // associate sends files from the queue over one association, which is opened
 // again when it breaks. An object that the peer refuses is reported; the
 // association goes on.
 func (s *sender) associate(ctx context.Context, contexts []dimse.PresentationContext, queue <-chan sendFile, report func(sendFile, error)) error {
-	var conn *dimse.Conn
-	defer func() {
-		if conn != nil {
-			_ = conn.Close() // only set when the association broke
+	t := &todo{queue: queue}
+	for {
+		first, ok := t.take()
+		if !ok {
+			return nil
 		}
-	}()
-	for f := range queue {
-		for attempt := 1; ; attempt++ {
-			if conn == nil {
-				var err error
-				if conn, err = s.peer.client(contexts...).Dial(ctx, s.peer.to); err != nil {
-					return fmt.Errorf("no association with %s at %s: %w", s.peer.called, s.peer.to, err)
-				}
+		client := s.peer.client(contexts...)
+		client.Window = window
+		conn, err := client.Dial(ctx, s.peer.to)
+		if err != nil {
+			return fmt.Errorf("no association with %s at %s: %w", s.peer.called, s.peer.to, err)
+		}
+		broken := s.stream(ctx, conn, first, t, report)
+		if broken == nil {
+			if err := conn.Release(ctx); err != nil {
+				return fmt.Errorf("release the association with %s: %w", s.peer.called, err)
 			}
-			err := sendOne(ctx, conn, f)
+			return nil
+		}
+		_ = conn.Abort() // it is broken; what Abort says adds nothing
+		if broken.file.tries >= dialAttempts || ctx.Err() != nil {
+			return fmt.Errorf("send %s to %s at %s: %w", broken.file.name, s.peer.called, s.peer.to, broken.err)
+		}
+	}
+}
+
+// stream sends until nothing is left, nil, or the association breaks. Several
+// files are under way: the next one is read from the disk while the last one
+// waits for its answer, also where the peer takes one after the other.
+func (s *sender) stream(ctx context.Context, conn *dimse.Conn, first attempt, t *todo, report func(sendFile, error)) *lost {
+	var mu sync.Mutex // guards broken
+	var broken *lost
+	ended := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return broken != nil
+	}
+	work := func(a attempt) {
+		for ok := true; ok; a, ok = t.take() {
+			err := sendOne(ctx, conn, a.sendFile)
 			var refused *dimse.StatusError
 			if err == nil || errors.As(err, &refused) || errors.Is(err, dimse.ErrNoContext) {
-				report(f, err)
-				break
+				report(a.sendFile, err)
+				if ended() {
+					return
+				}
+				continue
 			}
-			_ = conn.Abort() // it is broken; what Abort says adds nothing
-			conn = nil
-			if attempt == dialAttempts || ctx.Err() != nil {
-				return fmt.Errorf("send %s to %s at %s: %w", f.name, s.peer.called, s.peer.to, err)
+			a.tries++
+			t.mu.Lock()
+			t.again = append(t.again, a)
+			t.mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
+			if broken == nil {
+				broken = &lost{file: a, err: err}
+			} else if a.tries > broken.file.tries {
+				broken.file = a
 			}
+			return
 		}
 	}
-	if conn == nil {
-		return nil
+	var group sync.WaitGroup
+	group.Go(func() { work(first) })
+	for range window - 1 {
+		group.Go(func() {
+			if a, ok := t.take(); ok {
+				work(a)
+			}
+		})
 	}
-	err := conn.Release(ctx)
-	conn = nil
-	if err != nil {
-		return fmt.Errorf("release the association with %s: %w", s.peer.called, err)
-	}
-	return nil
+	group.Wait()
+	return broken
 }
+
+// preload is up to which size a file is read before its turn on the association.
+// A larger one is read while it is sent.
+const preload = 2 << 20
+
+var preloaded = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 func sendOne(ctx context.Context, conn *dimse.Conn, f sendFile) error {
 	r, err := os.Open(f.name)
@@ -255,6 +339,17 @@ func sendOne(ctx context.Context, conn *dimse.Conn, f sendFile) error {
 	if _, err := r.Seek(f.offset, io.SeekStart); err != nil {
 		return err
 	}
-	_, err = conn.Store(ctx, f.sopClass, f.sopInstance, f.transferSyntax, r)
+	data := io.Reader(r)
+	if f.size-f.offset <= preload {
+		b := preloaded.Get().(*bytes.Buffer)
+		defer preloaded.Put(b)
+		b.Reset()
+		b.Grow(int(f.size-f.offset) + bytes.MinRead)
+		if _, err := b.ReadFrom(io.LimitReader(r, f.size-f.offset)); err != nil {
+			return fmt.Errorf("read %s: %w", f.name, err)
+		}
+		data = bytes.NewReader(b.Bytes())
+	}
+	_, err = conn.Store(ctx, f.sopClass, f.sopInstance, f.transferSyntax, data)
 	return err
 }
