@@ -18,7 +18,7 @@ FROM source AS build
 ARG VERSION=container
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X hilum/cmd/hilum/command.version=$VERSION" -o /out/bin/hilum ./cmd/hilum
 RUN CGO_ENABLED=1 go build -trimpath -ldflags "-s -w" -o /out/bin/plugins/lungnodule ./plugins/lungnodule
-RUN mkdir -p /out/data /out/tmp /out/node /out/full && chmod 1777 /out/tmp && printf 'listen: 0.0.0.0:11112\ninsecure: true # inside the container; publish the port only to networks that you trust\ndata: /data\n' > /out/node/hilum.yaml && cp /out/node/hilum.yaml /out/full/hilum.yaml && printf 'plugins:\n  - {name: lungnodule, path: /opt/hilum/bin/plugins/lungnodule, model: /opt/hilum/models/nodule-blob}\n' >> /out/full/hilum.yaml
+RUN mkdir -p /out/data /out/tmp /out/node /out/full && chmod 1777 /out/tmp && printf 'listen: 0.0.0.0:11112\ninsecure: true # inside the container; publish the port only to networks that you trust\ndata: /data\n' > /out/node/hilum.yaml && cp /out/node/hilum.yaml /out/full/hilum.yaml && printf 'plugins:\n  - {name: lungnodule, path: /opt/hilum/bin/plugins/lungnodule, model: /opt/hilum/models/lung-nodule-detector, classifier: /opt/hilum/models/lung-nodule-classifier}\n' >> /out/full/hilum.yaml
 
 FROM source AS runtime-cpu
 RUN if [ "$(uname -m)" = x86_64 ]; then bash plugins/lungnodule/runtime.sh openvino; else bash plugins/lungnodule/runtime.sh plain; fi

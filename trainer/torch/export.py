@@ -183,7 +183,7 @@ def manifest(
             "name": "volume",
             "prepare": prepare,
             "scale": {"subtract": detect.SUBTRACT, "divide": detect.DIVIDE},
-            "patch": [detect.PATCH] * 3,
+            "patch": [256] * 3,
             "step": MULTIPLE,
             "margin": detect.MARGIN,
             "batch": 1,
