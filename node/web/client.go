@@ -243,6 +243,16 @@ func (c *Client) RetryDelivery(ctx context.Context, id string) (Delivery, error)
 	return call[Delivery](ctx, c, http.MethodPost, "/api/deliveries/"+url.PathEscape(id)+"/retry")
 }
 
+// RetryDeliveries queues again every delivery to a destination, or to all for "",
+// that is dead or waits for a retry, and returns them.
+func (c *Client) RetryDeliveries(ctx context.Context, destination string) ([]Delivery, error) {
+	path := "/api/deliveries/retry"
+	if destination != "" {
+		path += "?destination=" + url.QueryEscape(destination)
+	}
+	return call[[]Delivery](ctx, c, http.MethodPost, path)
+}
+
 // Plugins lists the configured plugins.
 func (c *Client) Plugins(ctx context.Context) ([]Plugin, error) {
 	return get[[]Plugin](ctx, c, "/api/plugins")

@@ -33,6 +33,7 @@ type Handler struct {
 //	GET  /api/findings?series=UID          []Finding of the newest result of each plugin; all series without ?series
 //	GET  /api/deliveries                   []Delivery
 //	POST /api/deliveries/{id}/retry        Delivery, queued again
+//	POST /api/deliveries/retry?destination=NAME  []Delivery, queued again: the dead and those that wait for a retry; of all destinations without ?destination
 //	GET  /api/plugins                      []Plugin
 //	GET  /api/quarantine                   []Quarantined
 //	GET  /api/store/check                  store.CheckReport, after every image was read
@@ -52,6 +53,7 @@ func (h *Handler) Routes() http.Handler {
 	mux.Handle("GET /api/findings", answer(h.Logger, h.findings))
 	mux.Handle("GET /api/deliveries", answer(h.Logger, h.deliveries))
 	mux.Handle("POST /api/deliveries/{id}/retry", answer(h.Logger, h.retryDelivery))
+	mux.Handle("POST /api/deliveries/retry", answer(h.Logger, h.retryDeliveries))
 	mux.Handle("GET /api/plugins", answer(h.Logger, func(*http.Request) (any, error) { return h.Plugins(), nil }))
 	mux.Handle("GET /api/quarantine", answer(h.Logger, h.quarantine))
 	mux.Handle("GET /api/store/check", answer(h.Logger, h.checkStore))
@@ -247,6 +249,37 @@ func (h *Handler) retryDelivery(r *http.Request) (any, error) {
 	return deliveryView(j)
 }
 
+// retryDeliveries queues again what can be, in the order in which it was made.
+func (h *Handler) retryDeliveries(r *http.Request) (any, error) {
+	all, err := h.Store.Jobs("")
+	if err != nil {
+		return nil, fmt.Errorf("list deliveries: %w", err)
+	}
+	destination := r.URL.Query().Get("destination")
+	views := []Delivery{}
+	for _, j := range all {
+		if !task.IsDelivery(j) || !retriable(j) || destination != "" && j.Queue != task.DeliveryQueue(destination) {
+			continue
+		}
+		queued, err := h.queueAgain(j.ID, "delivery")
+		if errors.As(err, new(*userError)) {
+			continue // its worker took it meanwhile: it is on its way
+		}
+		if err != nil {
+			return nil, err
+		}
+		v, err := deliveryView(queued)
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, v)
+	}
+	return views, nil
+}
+
+// retriable says whether a job is not already on its way or done.
+func retriable(j store.Job) bool { return j.State == store.JobDead || j.State == store.JobRetry }
+
 // find returns the job that the path names, if it is of the right kind.
 func (h *Handler) find(r *http.Request, kind func(store.Job) bool, noun string) (store.Job, error) {
 	id := r.PathValue("id")
@@ -263,8 +296,12 @@ func (h *Handler) retry(r *http.Request, kind func(store.Job) bool, noun string)
 	if err != nil {
 		return j, err
 	}
-	return h.Store.UpdateJob(j.ID, func(j *store.Job) error {
-		if j.State != store.JobDead && j.State != store.JobRetry {
+	return h.queueAgain(j.ID, noun)
+}
+
+func (h *Handler) queueAgain(id, noun string) (store.Job, error) {
+	return h.Store.UpdateJob(id, func(j *store.Job) error {
+		if !retriable(*j) {
 			return &userError{http.StatusConflict, fmt.Sprintf("%s %s is %s: only one that is dead or waits for a retry can be retried", noun, j.ID, j.State)}
 		}
 		j.State, j.Attempts, j.Reason = store.JobQueued, 0, "queued again by hand"

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -184,6 +185,51 @@ func checkClient(t *testing.T, c *web.Client, body []byte, running bool) {
 	}
 	if plugins, err := c.Plugins(ctx); err != nil || len(plugins) != 1 {
 		t.Errorf("Plugins = %+v, %v", plugins, err)
+	}
+}
+
+// TestRetryDeliveries: what is dead or waits goes again, of one destination or of
+// all; what is queued or done stays as it is.
+func TestRetryDeliveries(t *testing.T) {
+	st, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	for i, d := range []struct {
+		to    string
+		state store.JobState
+	}{
+		{"pacs", store.JobDead}, {"archive", store.JobDead}, {"pacs", store.JobRetry},
+		{"pacs", store.JobDone}, {"pacs", store.JobQueued}, {"pacs2", store.JobDead},
+	} {
+		j := task.NewDelivery(task.Delivery{SOPInstanceUID: "9." + string(rune('1'+i)), Destination: d.to})
+		j.State, j.Attempts = d.state, 7
+		if _, _, err := st.Enqueue(j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server := httptest.NewServer((&web.Handler{Store: st, Logger: slog.New(slog.DiscardHandler)}).Routes())
+	t.Cleanup(server.Close)
+	for _, tt := range []struct{ query, want string }{
+		{"?destination=nobody", ""}, {"?destination=pacs", "9.1 9.3"}, {"", "9.2 9.6"}, {"", ""},
+	} {
+		resp, err := http.Post(server.URL+"/api/deliveries/retry"+tt.query, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []web.Delivery
+		err = json.NewDecoder(resp.Body).Decode(&got)
+		_ = resp.Body.Close()
+		var uids []string
+		for _, d := range got {
+			if uids = append(uids, d.SOPInstanceUID); d.State != "queued" || d.Attempts != 0 {
+				t.Errorf("retry%s: %+v, want queued with no attempts", tt.query, d)
+			}
+		}
+		if err != nil || strings.Join(uids, " ") != tt.want {
+			t.Errorf("retry%s = %q, %v; want %q", tt.query, uids, err, tt.want)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 )
 
 func newDeliveryCommand(g *global) *cobra.Command {
+	var destination string
 	return group("delivery", "Show and retry the sending of results",
 		listing[[]web.Delivery]{
 			use:   "list",
@@ -36,6 +37,20 @@ func newDeliveryCommand(g *global) *cobra.Command {
 			show: func(out io.Writer, d web.Delivery) error {
 				_, err := fmt.Fprintf(out, "delivery %s is %s\n", d.ID, d.State)
 				return err
+			},
+		}.command(g),
+		listing[[]web.Delivery]{
+			use:   "retry-all",
+			short: "Queue every delivery again that is dead or waits for a retry",
+			ask: func(ctx context.Context, c *web.Client, _ []string) ([]web.Delivery, error) {
+				return c.RetryDeliveries(ctx, destination)
+			},
+			show: func(out io.Writer, deliveries []web.Delivery) error {
+				_, err := fmt.Fprintf(out, "deliveries queued again: %d\n", len(deliveries))
+				return err
+			},
+			flags: func(cmd *cobra.Command) {
+				cmd.Flags().StringVar(&destination, "destination", "", "only those to the destination with this `NAME`")
 			},
 		}.command(g),
 	)
