@@ -15,17 +15,21 @@ import (
 	"hilum/dimse/pdu"
 )
 
-// acceptor serves one connection, on one goroutine, from Sta1 to Sta1.
+// acceptor serves one connection from Sta1 to Sta1: on one goroutine that reads,
+// and one for each operation that is carried out.
 type acceptor struct {
 	exchange
+	operations
 	server      *Server
 	set         *settings
 	id          uint64
 	address     string            // of the peer, by which it is counted
 	certificate *x509.Certificate // of the peer, verified; nil without
-	ctx         context.Context   // of the server: it lives as long as the connection
+	ctx         context.Context   // of the association
+	cancel      context.CancelFunc
 	log         *slog.Logger
 	association *Association
+	invocations invocations
 	established bool // guarded by server.mu
 }
 
@@ -36,7 +40,8 @@ func newAcceptor(s *Server, id uint64, conn net.Conn) *acceptor {
 	if set.lifetime > 0 {
 		end = time.Now().Add(set.lifetime)
 	}
-	a := &acceptor{server: s, set: set, id: id, ctx: s.ctx}
+	a := &acceptor{server: s, set: set, id: id}
+	a.ctx, a.cancel = context.WithCancel(s.ctx)
 	a.transport = newTransport(conn, set.maxPDULength, set.idle, end)
 	a.log = set.log.With("association", id, "remote", a.remote())
 	return a
@@ -47,15 +52,16 @@ func (a *acceptor) interrupt()     { a.transport.interrupt() }
 func (a *acceptor) closeConn()     { _ = a.conn.Close() } // whatever it says, the connection is gone
 func (a *acceptor) remote() string { return a.conn.RemoteAddr().String() }
 
-// run is the life of the connection. Its recover is the only one: a panic ends
-// this association and no other.
+// run is the life of the connection. A panic, here or in an operation, ends this
+// association and no other.
 func (a *acceptor) run() {
 	var err error
+	defer a.cancel()
 	defer a.server.forget(a)
 	defer a.closeConn()
 	defer func() {
 		if v := recover(); v != nil {
-			a.log.Error("association ended by a panic", "panic", panicText(v), "stack", string(debug.Stack()))
+			a.logPanic(v)
 			a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified)
 		}
 	}()
@@ -83,9 +89,14 @@ func (a *acceptor) run() {
 	}
 	// Sta3 -> Sta6: AE-7
 	ac, accepted := a.set.negotiate(rq, admission)
+	a.operations.open(ac.User.AsyncOperations)
 	if linger := a.serve(rq, ac, accepted); linger {
 		a.awaitClose(a.set.artim) // Sta13 -> Sta1
 	}
+}
+
+func (a *acceptor) logPanic(v any) {
+	a.log.Error("association ended by a panic", "panic", panicText(v), "stack", string(debug.Stack()))
 }
 
 // panicText describes a panic without a value that could hold patient data.
@@ -153,6 +164,7 @@ func (a *acceptor) refuse(err error) {
 func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*presentation) (linger bool) {
 	defer a.server.disestablish(a)
 	a.association = newAssociation(a.id, a.conn.RemoteAddr(), rq)
+	defer a.ended()
 	a.log = a.log.With("calling_ae", a.association.callingAETitle)
 	a.peerMax = rq.User.MaxLength
 	for _, pc := range accepted {
@@ -163,24 +175,37 @@ func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*p
 		h.AssociationOpened(a.association)
 		defer func() { h.AssociationClosed(a.association, end) }()
 	}
+	defer a.wait() // also after a panic: nothing is stored for an association that is closed
+	defer a.cancel()
 	a.log.Info("association opened", "called_ae", a.association.calledAETitle,
-		"contexts", len(rq.Contexts), "accepted", len(accepted), "peer_max_pdu", a.peerMax,
-		"peer_version", a.association.implementationVersionName)
+		"contexts", len(rq.Contexts), "accepted", len(accepted), "operations", cap(a.window),
+		"peer_max_pdu", a.peerMax, "peer_version", a.association.implementationVersionName)
 	err := a.sendPDU(ac)
 	if err == nil {
+		a.association.acceptor.Store(a) // from here on it can carry requests of this side
 		err = a.messages()
 	}
-	// The place is free before the farewell: a peer that hears it may come back
-	// at once, and must not be refused for the sake of its former association.
-	a.server.disestablish(a)
+	if errors.Is(err, errReleaseRequested) || errors.Is(err, errStopping) {
+		a.wait() // what was received whole is answered: Sta8 -> Sta8: AR-7
+	} else {
+		a.cancel() // nobody hears the answers
+	}
+	if a.idling() {
+		// The place is free before the farewell: a peer that hears it may come back
+		// at once, and must not be refused for the sake of its former association.
+		a.server.disestablish(a)
+	}
 	linger, end = a.finish(err)
+	a.cancel()
+	a.wait()
+	a.server.disestablish(a)
 	return linger
 }
 
 // errPanic is why an association ended that a panic ended.
 var errPanic = errors.New("internal error, see the log")
 
-// messages serves one message after the other in Sta6 until something ends the
+// messages reads one message after the other in Sta6 until something ends the
 // association; it never returns nil.
 func (a *acceptor) messages() error {
 	for {
@@ -191,7 +216,7 @@ func (a *acceptor) messages() error {
 		if err := a.dispatch(pc, rq); err != nil {
 			return err
 		}
-		a.setBusy(false)
+		a.setReceiving(false)
 	}
 }
 
@@ -221,6 +246,9 @@ func (a *acceptor) finish(err error) (linger bool, reason error) {
 		a.log.Warn("association aborted", "error", err)
 		a.sendAbort(breach.source, breach.reason)
 		return true, err
+	case errors.Is(err, errPanic): // the log has it
+		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified) // Sta6 -> Sta13: AA-1
+		return false, err
 	case errors.Is(err, errIdle), errors.Is(err, errLifetime), errors.Is(err, errStopping), errors.Is(err, context.Canceled):
 		a.log.Warn("association aborted", "error", err)
 		a.sendAbort(pdu.AbortSourceUser, pdu.ReasonNotSpecified) // Sta6 -> Sta13: AA-1
@@ -230,11 +258,13 @@ func (a *acceptor) finish(err error) (linger bool, reason error) {
 	return false, err
 }
 
-// dispatch carries out one request. An error ends the association.
+// dispatch takes one request: it carries it out, or sees that it is carried out.
+// It returns when the message has been read to its end. An error ends the
+// association.
 func (a *acceptor) dispatch(pc *presentation, rq *command) error {
 	field := rq.field.value
 	if field&commandResponse != 0 {
-		return userViolation("response %04XH although nothing was asked", field)
+		return a.responded(pc, rq)
 	}
 	if field != commandCancelRQ && !rq.messageID.present {
 		return userViolation("command %04XH without a Message ID", field)
@@ -245,11 +275,15 @@ func (a *acceptor) dispatch(pc *presentation, rq *command) error {
 	}
 	switch field {
 	case commandStoreRQ:
-		return a.store(pc, rq, data)
+		return a.perform(pc, rq, data, func(ctx context.Context) *StatusError { return a.store(ctx, pc, rq, data) })
 	case commandEchoRQ:
 		return a.answer(pc, rq, data, &StatusError{Status: echoStatus(pc)})
-	case commandCancelRQ: // nothing runs beside the read loop; PS3.7 9.3.2.3 has no response
+	case commandCancelRQ: // of no service that is provided; PS3.7 9.3.2.3 has no response
 		return data.drain()
+	case commandEventReportRQ, commandGetNRQ, commandSetRQ, commandActionRQ, commandCreateRQ, commandDeleteRQ:
+		if _, ok := a.set.normalized[pc.abstractSyntax]; ok {
+			return a.perform(pc, rq, data, func(ctx context.Context) *StatusError { return a.normalized(ctx, pc, rq, data) })
+		}
 	}
 	a.log.Warn("unrecognized operation refused", "command", fmt.Sprintf("%04XH", field))
 	return a.answer(pc, rq, data, &StatusError{Status: StatusUnrecognized})
@@ -263,7 +297,8 @@ func echoStatus(pc *presentation) Status {
 	return StatusSuccess
 }
 
-// answer drains what is left of the request and sends its response.
+// answer drains what is left of a request and sends its response, both on the
+// goroutine that reads.
 func (a *acceptor) answer(pc *presentation, rq *command, data *dataStream, status *StatusError) error {
 	if err := data.drain(); err != nil {
 		return err

@@ -2,6 +2,7 @@ package dimse
 
 import (
 	"net"
+	"sync/atomic"
 	"time"
 
 	"hilum/dimse/pdu"
@@ -10,6 +11,7 @@ import (
 // Association describes an association that a Server accepted. It does not
 // change while the association lasts, and may be kept afterwards.
 type Association struct {
+	acceptor                  atomic.Pointer[acceptor] // nil once the association has ended
 	id                        uint64
 	callingAETitle            string
 	calledAETitle             string

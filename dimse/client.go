@@ -50,6 +50,12 @@ type Client struct {
 	TLS *tls.Config
 	// Contexts are proposed in this order, at most 128.
 	Contexts []PresentationContext
+	// Roles are the roles that are asked for on this association, by abstract
+	// syntax; where there is none this side is SCU, as without role selection.
+	Roles map[string]Roles
+	// Normalized answers the DIMSE-N requests that the peer may make, by abstract
+	// syntax.
+	Normalized map[string]NService
 }
 
 // Dial connects to address and requests an association. It returns *RejectError
@@ -81,7 +87,7 @@ func (c *Client) Associate(ctx context.Context, conn net.Conn) (*Conn, error) {
 		_ = conn.Close() // the request is what failed
 		return nil, err
 	}
-	nc := &Conn{accepted: map[PresentationKey]*presentation{}}
+	nc := &Conn{accepted: map[PresentationKey]*presentation{}, services: c.Normalized}
 	nc.transport = newTransport(conn, rq.User.MaxLength, c.timeout(), time.Time{})
 	err = nc.do(ctx, func() error { return nc.associate(rq) })
 	if err != nil {
@@ -120,5 +126,6 @@ func (c *Client) request() (*pdu.AssociateRQ, error) {
 		rq.Contexts = append(rq.Contexts, pdu.PresentationContextRQ{
 			ID: byte(2*i + 1), AbstractSyntax: pc.AbstractSyntax, TransferSyntaxes: pc.TransferSyntaxes})
 	}
+	rq.User.Roles = c.proposeRoles()
 	return rq, nil
 }

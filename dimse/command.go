@@ -39,8 +39,12 @@ const (
 	elementStatus               = 0x0900
 	elementOffendingElement     = 0x0901
 	elementErrorComment         = 0x0902
+	elementErrorID              = 0x0903
 	elementAffectedSOPInstance  = 0x1000
 	elementRequestedInstance    = 0x1001
+	elementEventTypeID          = 0x1002
+	elementAttributeList        = 0x1005
+	elementActionTypeID         = 0x1008
 )
 
 const (
@@ -60,16 +64,22 @@ type optional struct {
 
 // command is a decoded command set. A missing text element is empty.
 type command struct {
-	affectedSOPClass    string
-	requestedSOPClass   string
-	affectedSOPInstance string
-	errorComment        string
-	field               optional
-	messageID           optional
-	respondedTo         optional
-	dataSetType         optional
-	status              optional
-	offending           []dataset.Tag
+	affectedSOPClass     string
+	requestedSOPClass    string
+	affectedSOPInstance  string
+	requestedSOPInstance string
+	errorComment         string
+	field                optional
+	messageID            optional
+	respondedTo          optional
+	dataSetType          optional
+	status               optional
+	errorID              optional
+	eventType            optional
+	actionType           optional
+	offending            []dataset.Tag
+	attributes           []dataset.Tag
+	reply                []byte // the data set of its response, made here
 }
 
 // hasDataSet says whether a data set follows. PS3.7 9.3: the element is
@@ -124,10 +134,17 @@ func (c *command) set(element uint16, value []byte) error {
 	case elementErrorComment:
 		c.errorComment = wireComment(trimValue(value))
 	case elementOffendingElement:
-		for i := 0; i+4 <= len(value) && len(c.offending) < maxOffendingElements; i += 4 {
-			c.offending = append(c.offending, dataset.Tag{
-				Group: binary.LittleEndian.Uint16(value[i:]), Element: binary.LittleEndian.Uint16(value[i+2:])})
-		}
+		c.offending = decodeTags(value, maxOffendingElements)
+	case elementAttributeList:
+		c.attributes = decodeTags(value, maxCommandLength)
+	case elementRequestedInstance:
+		c.requestedSOPInstance = trimValue(value)
+	case elementEventTypeID:
+		number = &c.eventType
+	case elementActionTypeID:
+		number = &c.actionType
+	case elementErrorID:
+		number = &c.errorID
 	case elementCommandField:
 		number = &c.field
 	case elementMessageID:
@@ -146,6 +163,15 @@ func (c *command) set(element uint16, value []byte) error {
 		*number = optional{value: binary.LittleEndian.Uint16(value), present: true}
 	}
 	return nil
+}
+
+// decodeTags decodes a value of VR AT, of which limit tags are kept.
+func decodeTags(value []byte, limit int) []dataset.Tag {
+	var tags []dataset.Tag
+	for ; len(value) >= 4 && len(tags) < limit; value = value[4:] {
+		tags = append(tags, dataset.Tag{Group: binary.LittleEndian.Uint16(value), Element: binary.LittleEndian.Uint16(value[2:])})
+	}
+	return tags
 }
 
 func trimValue(b []byte) string { return strings.Trim(string(b), " \x00") }
@@ -189,7 +215,7 @@ func (w *commandWriter) padded(element uint16, s string, pad byte) {
 
 func (w *commandWriter) tags(element uint16, tags []dataset.Tag) {
 	var b []byte
-	for _, t := range tags[:min(len(tags), maxOffendingElements)] {
+	for _, t := range tags {
 		b = binary.LittleEndian.AppendUint16(b, t.Group)
 		b = binary.LittleEndian.AppendUint16(b, t.Element)
 	}
@@ -203,25 +229,52 @@ func (w *commandWriter) bytes() []byte {
 	return w.b
 }
 
-// response encodes the answer to a request. PS3.7 9.3: the affected SOP class
-// and instance are those of the request.
+// response encodes the answer to a request. PS3.7 9.3 and 10.3: the affected SOP
+// class and instance are those of the request, and so are the types of an event
+// and an action.
 func response(rq *command, e *StatusError) []byte {
-	sopClass := rq.affectedSOPClass
-	if sopClass == "" {
-		sopClass = rq.requestedSOPClass
-	}
-	w := newCommandWriter(rq.field.value|commandResponse, sopClass)
+	w := newCommandWriter(rq.field.value|commandResponse, rq.sopClass())
 	w.number(elementMessageIDRespondedTo, rq.messageID.value)
-	w.number(elementDataSetType, noDataSet)
+	if len(rq.reply) > 0 {
+		w.number(elementDataSetType, dataSetFollows)
+	} else {
+		w.number(elementDataSetType, noDataSet)
+	}
 	w.number(elementStatus, uint16(e.Status))
-	if len(e.OffendingElements) > 0 {
-		w.tags(elementOffendingElement, e.OffendingElements)
+	if tags := e.OffendingElements; len(tags) > 0 {
+		w.tags(elementOffendingElement, tags[:min(len(tags), maxOffendingElements)])
 	}
 	if comment := wireComment(e.Comment); comment != "" {
 		w.text(elementErrorComment, comment)
 	}
-	if rq.affectedSOPInstance != "" {
-		w.uid(elementAffectedSOPInstance, rq.affectedSOPInstance)
+	if e.ErrorID != 0 {
+		w.number(elementErrorID, e.ErrorID)
+	}
+	if uid := rq.sopInstance(); uid != "" {
+		w.uid(elementAffectedSOPInstance, uid)
+	}
+	if rq.eventType.present {
+		w.number(elementEventTypeID, rq.eventType.value)
+	}
+	if rq.actionType.present {
+		w.number(elementActionTypeID, rq.actionType.value)
 	}
 	return w.bytes()
+}
+
+// sopClass is the SOP class of a request: the affected or the requested one, as
+// the operation has it.
+func (c *command) sopClass() string {
+	if c.affectedSOPClass != "" {
+		return c.affectedSOPClass
+	}
+	return c.requestedSOPClass
+}
+
+// sopInstance is the same for the SOP instance.
+func (c *command) sopInstance() string {
+	if c.affectedSOPInstance != "" {
+		return c.affectedSOPInstance
+	}
+	return c.requestedSOPInstance
 }

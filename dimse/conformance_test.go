@@ -25,6 +25,7 @@ func TestConformanceStatement(t *testing.T) {
 		dataset.ImplementationClassUID, dataset.ImplementationVersionName,
 		strconv.Itoa(dimse.DefaultMaxPDULength) + " by default", strconv.Itoa(dimse.DefaultMaxAssociations) + " by default",
 		"| ARTIM | " + strconv.Itoa(int(dimse.DefaultARTIM.Seconds())) + " s |", "| idle | " + strconv.Itoa(int(dimse.DefaultIdle.Minutes())) + " min |",
+		fmt.Sprintf("| %d MiB of all peers and %d MiB of one address by default", dimse.DefaultMaxBytesInFlight>>20, dimse.DefaultMaxBytesInFlightPerAddress>>20),
 		"| answer (requestor) | " + strconv.Itoa(int(dimse.DefaultTimeout.Minutes())) + " min |",
 	} {
 		if !strings.Contains(string(b), want) {
@@ -45,7 +46,8 @@ func TestConformanceOfNegotiation(t *testing.T) {
 		ac := dial(t, listen(t, &dimse.Server{Handler: &recorder{}})).Associate(rq)
 		window := ac.User.AsyncOperations
 		for _, want := range []string{
-			fmt.Sprintf("| asynchronous operations window | answered %d, %d whatever", window.Invoked, window.Performed),
+			fmt.Sprintf("| asynchronous operations window | invoked: the smaller of what is proposed and %d by default,", dimse.DefaultMaxOperations),
+			fmt.Sprintf("performed: %d", window.Performed),
 			fmt.Sprintf("| SOP class extended negotiation | storage is answered % X (", ac.User.SOPClassExtended[0].Information),
 			fmt.Sprintf("by its rule, %d/%d/%d", dimse.ErrCallingAETitle.Result, dimse.ErrCallingAETitle.Source, dimse.ErrCallingAETitle.Reason),
 			fmt.Sprintf("user identity %d/%d/%d", dimse.ErrUserIdentity.Result, dimse.ErrUserIdentity.Source, dimse.ErrUserIdentity.Reason),

@@ -7,11 +7,12 @@ import (
 	"hilum/dimse/dataset"
 )
 
-// store provides C-STORE as SCP, PS3.7 9.1.1 and PS3.4 annex B.
-func (a *acceptor) store(pc *presentation, rq *command, data *dataStream) error {
+// store provides C-STORE as SCP, PS3.7 9.1.1 and PS3.4 annex B. It returns nil
+// where the association ends instead of an answer.
+func (a *acceptor) store(ctx context.Context, pc *presentation, rq *command, data *dataStream) *StatusError {
 	if refusal := a.checkStore(pc, rq); refusal != nil {
 		a.log.Warn("instance refused", "sop_instance", loggableUID(rq.affectedSOPInstance), "status", refusal.Error())
-		return a.answer(pc, rq, data, refusal)
+		return refusal
 	}
 	req := &StoreRequest{
 		Association:       a.association,
@@ -21,15 +22,16 @@ func (a *acceptor) store(pc *presentation, rq *command, data *dataStream) error 
 		TransferSyntaxUID: pc.transferSyntax,
 		Data:              data,
 	}
-	err := a.set.handler.CStore(a.ctx, req)
-	if broken := data.broken(); broken != nil {
-		return broken // the handler's error is only its echo
+	err := a.set.handler.CStore(ctx, req)
+	if data.broken() != nil {
+		return nil // the handler's error is only its echo
 	}
-	if err != nil && a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		// An abort makes the peer try again; a failure status may be final.
-		return errStopping
+		a.fail(errStopping)
+		return nil
 	}
-	return a.answer(pc, rq, data, a.storeStatus(req, err))
+	return a.storeStatus(req, err)
 }
 
 // storeStatus maps what the handler returned to what the peer is told.
@@ -51,7 +53,7 @@ func (a *acceptor) checkStore(pc *presentation, rq *command) *StatusError {
 	sopClass := []dataset.Tag{{Group: 0, Element: elementAffectedSOPClass}}
 	sopInstance := []dataset.Tag{{Group: 0, Element: elementAffectedSOPInstance}}
 	switch {
-	case pc.abstractSyntax == VerificationSOPClass || a.set.handler == nil,
+	case !a.set.stores(pc.abstractSyntax),
 		rq.affectedSOPClass != "" && rq.affectedSOPClass != pc.abstractSyntax && !a.set.supports(rq.affectedSOPClass):
 		return &StatusError{Status: StatusSOPClassNotSupported, OffendingElements: sopClass}
 	case rq.affectedSOPClass != pc.abstractSyntax:

@@ -8,13 +8,24 @@ import (
 
 // dataStream is the data set of one message, read straight from the PDVs as
 // they come. It ends with io.EOF only after the fragment that the peer marked
-// as the last; whatever else ends it is another error.
+// as the last; whatever else ends it is another error. It belongs to one
+// goroutine, and until it has ended the reading side of the exchange does too.
 type dataStream struct {
-	x    *exchange
-	pc   *presentation
-	frag []byte // of the current PDV, not yet taken
-	last bool   // frag is the last one
-	err  error  // sticky
+	x     *exchange
+	pc    *presentation
+	frag  []byte        // of the current PDV, not yet taken
+	last  bool          // frag is the last one
+	err   error         // sticky
+	count func(n int)   // of the bytes of each fragment; nil where nobody asks
+	done  chan struct{} // closed once it has ended; nil where nobody waits
+}
+
+// end ends the stream, with io.EOF or another error.
+func (d *dataStream) end(err error) {
+	d.err = err
+	if d.done != nil {
+		close(d.done)
+	}
 }
 
 // Read reads from the data set.
@@ -72,19 +83,22 @@ func (d *dataStream) broken() error {
 func (d *dataStream) advance() error {
 	for len(d.frag) == 0 && d.err == nil {
 		if d.last {
-			d.err = io.EOF
+			d.end(io.EOF)
 			break
 		}
 		v, err := d.x.nextPDV()
 		switch {
 		case err != nil:
-			d.err = midMessage(err, true)
+			d.end(midMessage(err, true))
 		case v.ContextID != d.pc.id:
-			d.err = mixed(d.pc.id, v.ContextID)
+			d.end(mixed(d.pc.id, v.ContextID))
 		case v.Command:
-			d.err = providerViolation(pdu.ReasonUnexpectedParameter, "command fragment where the data set was due")
+			d.end(providerViolation(pdu.ReasonUnexpectedParameter, "command fragment where the data set was due"))
 		default:
 			d.frag, d.last = v.Fragment, v.Last
+			if d.count != nil {
+				d.count(len(v.Fragment))
+			}
 		}
 	}
 	if len(d.frag) > 0 {

@@ -16,6 +16,7 @@ type presentation struct {
 	id             byte
 	abstractSyntax string
 	transferSyntax string
+	roles          negotiatedRoles
 }
 
 // exchange reads and writes DIMSE messages on an established association
@@ -69,7 +70,7 @@ func (x *exchange) readCommand() (*presentation, *command, error) {
 			if pc = x.contexts[v.ContextID]; pc == nil {
 				return nil, nil, providerViolation(pdu.ReasonInvalidParameter, "PDV on presentation context %d, which was not accepted", v.ContextID)
 			}
-			x.setBusy(true)
+			x.setReceiving(true)
 		}
 		if v.ContextID != pc.id {
 			return nil, nil, mixed(pc.id, v.ContextID)
@@ -112,8 +113,10 @@ func mixed(want, got byte) error {
 }
 
 // writeCommand writes a command set, in one PDU where the peer's maximum allows
-// it, and in one write.
+// it, and in one write. It may be called from any goroutine.
 func (x *exchange) writeCommand(pc *presentation, command []byte) error {
+	x.writing.Lock()
+	defer x.writing.Unlock()
 	b, err := x.appendCommand(x.write[:0], pc, command)
 	if err != nil {
 		return err

@@ -39,6 +39,13 @@ func defaultSOPClasses(storage, private bool) func(string) bool {
 	}
 }
 
+// stores says whether instances can be stored on contexts of this abstract
+// syntax, which was accepted.
+func (set *settings) stores(abstractSyntax string) bool {
+	_, normalized := set.normalized[abstractSyntax]
+	return set.handler != nil && abstractSyntax != VerificationSOPClass && !normalized
+}
+
 // privateStorage says whether uid may be a private storage SOP class, or one of
 // a later edition of the standard.
 func privateStorage(uid string) bool {
@@ -77,10 +84,11 @@ func (set *settings) negotiate(rq *pdu.AssociateRQ, admission Admission) (*pdu.A
 		answer := set.answer(pc, admission, roles)
 		ac.Contexts = append(ac.Contexts, answer)
 		if answer.Result == pdu.ContextAccepted {
-			accepted = append(accepted, &presentation{id: pc.ID, abstractSyntax: pc.AbstractSyntax, transferSyntax: answer.TransferSyntax})
+			accepted = append(accepted, &presentation{id: pc.ID, abstractSyntax: pc.AbstractSyntax, transferSyntax: answer.TransferSyntax,
+				roles: set.grantRoles(pc.AbstractSyntax, roles)})
 		}
 	}
-	ac.User = set.answerUser(&rq.User, admission, accepted, roles)
+	ac.User = set.answerUser(&rq.User, admission, accepted)
 	return ac, accepted
 }
 
@@ -105,10 +113,9 @@ func (set *settings) answer(pc pdu.PresentationContextRQ, admission Admission, r
 		a.Result = pdu.ContextAbstractNotSupported
 		return a
 	}
-	role, proposed := roles[pc.AbstractSyntax]
-	if !admission.allows(pc.AbstractSyntax) || proposed && !role.SCU {
-		// Not for this peer; or it would be SCP only, which it cannot be here,
-		// and a context without a role for it would carry nothing.
+	if !admission.allows(pc.AbstractSyntax) || set.grantRoles(pc.AbstractSyntax, roles).Roles == (Roles{}) {
+		// Not for this peer; or it would be what it cannot be here, and a context
+		// without a role for it would carry nothing.
 		a.Result = pdu.ContextUserRejection
 		return a
 	}
@@ -122,29 +129,37 @@ func (set *settings) answer(pc pdu.PresentationContextRQ, admission Admission, r
 	return a
 }
 
-// answerUser answers the user information: our maximum length and identity, a
-// synchronous window, the roles, and the extended negotiation of storage. The
+// window is how many operations the peer may invoke of which none is answered:
+// what it proposes, 0 for any number, and what this side performs at once. This
+// side invokes none, so that the other direction stays at one. PS3.7 D.3.3.3.
+func window(proposed uint16, performed int) uint16 {
+	if proposed == 0 {
+		return uint16(performed)
+	}
+	return min(proposed, uint16(performed))
+}
+
+// answerUser answers the user information: our maximum length and identity, the
+// window of asynchronous operations, the roles, and the extended negotiation of storage. The
 // common extended negotiation has no answer, PS3.7 D.3.3.6.
-func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, accepted []*presentation, roles map[string]pdu.RoleSelection) pdu.UserInformation {
+func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, accepted []*presentation) pdu.UserInformation {
 	u := pdu.UserInformation{
 		MaxLength:                 set.maxPDULength,
 		ImplementationClassUID:    dataset.ImplementationClassUID,
 		ImplementationVersionName: dataset.ImplementationVersionName,
 	}
 	if rq.AsyncOperations != nil {
-		// PS3.7 D.3.3.3: one operation at a time, whatever was proposed.
-		u.AsyncOperations = &pdu.AsyncOperations{Invoked: 1, Performed: 1}
+		u.AsyncOperations = &pdu.AsyncOperations{Invoked: window(rq.AsyncOperations.Invoked, set.maxOperations), Performed: 1}
 	}
 	open := map[string]bool{}
 	for _, pc := range accepted {
-		if role, ok := roles[pc.abstractSyntax]; ok && !open[pc.abstractSyntax] {
-			// PS3.7 D.3.3.4: the requestor may be SCU; this side never is.
-			u.Roles = append(u.Roles, pdu.RoleSelection{SOPClassUID: pc.abstractSyntax, SCU: role.SCU})
+		if pc.roles.proposed && !open[pc.abstractSyntax] {
+			u.Roles = append(u.Roles, pdu.RoleSelection{SOPClassUID: pc.abstractSyntax, SCU: pc.roles.SCU, SCP: pc.roles.SCP})
 		}
 		open[pc.abstractSyntax] = true
 	}
 	for _, x := range rq.SOPClassExtended {
-		if open[x.SOPClassUID] && x.SOPClassUID != VerificationSOPClass {
+		if open[x.SOPClassUID] && set.stores(x.SOPClassUID) {
 			open[x.SOPClassUID] = false // PS3.7 D.3.3.5: one answer each
 			u.SOPClassExtended = append(u.SOPClassExtended, pdu.SOPClassExtended{SOPClassUID: x.SOPClassUID, Information: storageSupport()})
 		}

@@ -144,7 +144,7 @@ func TestUserInformationAnswer(t *testing.T) {
 			MaxLength:                 65536,
 			ImplementationClassUID:    dataset.ImplementationClassUID,
 			ImplementationVersionName: dataset.ImplementationVersionName,
-			AsyncOperations:           &pdu.AsyncOperations{Invoked: 1, Performed: 1},
+			AsyncOperations:           &pdu.AsyncOperations{Invoked: dimse.DefaultMaxOperations, Performed: 1},
 			Roles:                     []pdu.RoleSelection{{SOPClassUID: ctImage, SCU: true}},
 		}
 		if !reflect.DeepEqual(ac.User, want) {

@@ -20,6 +20,8 @@ type Conn struct {
 	accepted  map[PresentationKey]*presentation // not changed after associate
 	buffer    []byte                            // for the data set, used again
 	messageID uint16                            // of the last request
+	services  map[string]NService               // for what the peer asks
+	ctx       context.Context                   // of the running operation
 
 	turn   sync.Mutex // held during an operation; guards all above
 	closed bool       // guarded by turn
@@ -36,6 +38,7 @@ func (c *Conn) do(ctx context.Context, operation func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	c.ctx = ctx
 	release := context.AfterFunc(ctx, c.interrupt)
 	err := operation()
 	if errors.Is(err, errStopping) && ctx.Err() == nil {
@@ -131,6 +134,7 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 			return providerViolation(pdu.ReasonInvalidParameter, "presentation context %d accepted with what was not proposed", answer.ID)
 		}
 		pc := &presentation{id: answer.ID, abstractSyntax: rq.Contexts[i].AbstractSyntax, transferSyntax: answer.TransferSyntax}
+		pc.roles = agreedRoles(pc.abstractSyntax, rq.User.Roles, ac.User.Roles)
 		c.contexts[pc.id] = pc
 		key := PresentationKey{pc.abstractSyntax, pc.transferSyntax}
 		if c.accepted[key] == nil {
@@ -178,7 +182,7 @@ func (c *Conn) AcceptedContexts() []PresentationKey {
 
 // readResponse reads messages until the response to the request. Sta6.
 func (c *Conn) readResponse(pc *presentation, field uint16) (*command, error) {
-	got, rsp, err := c.readCommand()
+	got, rsp, err := c.nextResponse()
 	if err != nil {
 		return nil, err
 	}
@@ -187,17 +191,23 @@ func (c *Conn) readResponse(pc *presentation, field uint16) (*command, error) {
 			return nil, err
 		}
 	}
+	return rsp, c.checkResponse(rsp, got, pc, field)
+}
+
+// checkResponse finds a response that is not the one to the request of the
+// running operation.
+func (c *Conn) checkResponse(rsp *command, got, pc *presentation, field uint16) error {
 	switch {
 	case rsp.field.value != field|commandResponse:
-		return nil, userViolation("command %04XH where the response to %04XH was due", rsp.field.value, field)
+		return userViolation("command %04XH where the response to %04XH was due", rsp.field.value, field)
 	case !rsp.respondedTo.present || rsp.respondedTo.value != c.messageID:
-		return nil, userViolation("response to message %d where %d was asked", rsp.respondedTo.value, c.messageID)
+		return userViolation("response to message %d where %d was asked", rsp.respondedTo.value, c.messageID)
 	case !rsp.status.present:
-		return nil, userViolation("response without a Status")
+		return userViolation("response without a Status")
 	case got != pc:
-		return nil, mixed(pc.id, got.id)
+		return mixed(pc.id, got.id)
 	}
-	return rsp, nil
+	return nil
 }
 
 // Echo asks the peer with C-ECHO, PS3.7 9.1.5, whether it is there. A context
@@ -236,7 +246,7 @@ func (c *Conn) echo() error {
 func statusOf(rsp *command) (Status, error) {
 	status := Status(rsp.status.value)
 	if status.Failure() {
-		return status, &StatusError{Status: status, Comment: rsp.errorComment, OffendingElements: rsp.offending}
+		return status, &StatusError{Status: status, Comment: rsp.errorComment, OffendingElements: rsp.offending, ErrorID: rsp.errorID.value}
 	}
 	return status, nil
 }

@@ -20,6 +20,15 @@ const (
 	// DefaultMaxAssociations bounds memory: an association holds about twice the
 	// PDU length.
 	DefaultMaxAssociations = 100
+	// DefaultMaxOperations hides the time a disk takes to make an image durable
+	// behind the reception of the next ones.
+	DefaultMaxOperations = 8
+	// maxMaxOperations keeps a mistaken setting from costing memory.
+	maxMaxOperations = 256
+	// DefaultMaxBytesInFlight and DefaultMaxBytesInFlightPerAddress are some
+	// hundred CT slices.
+	DefaultMaxBytesInFlight           = 256 << 20
+	DefaultMaxBytesInFlightPerAddress = 64 << 20
 	// DefaultARTIM is the time for the association request, PS3.8 9.1.5.
 	DefaultARTIM = 30 * time.Second
 	// DefaultIdle is long enough for scanners that keep an association open
@@ -52,7 +61,9 @@ type Handler interface {
 	// it leaves is drained. It must not keep req.Data, and must return when ctx
 	// ends. nil answers Success 0000H, so the instance must be durable by then;
 	// a *StatusError answers its status; any other error is logged, which is why
-	// it must hold no patient data, and answers 0110H without a comment.
+	// it must hold no patient data, and answers 0110H without a comment. It runs on
+	// a goroutine of its own, also several times at once for one association, see
+	// Server.MaxOperations; ctx ends with the association.
 	CStore(ctx context.Context, req *StoreRequest) error
 }
 
@@ -90,6 +101,9 @@ type Server struct {
 	// SOPClasses says which abstract syntaxes are accepted. nil accepts
 	// Verification and the storage SOP classes of the standard.
 	SOPClasses func(abstractSyntax string) bool
+	// Normalized are the DIMSE-N services, by abstract syntax, which they make
+	// accepted.
+	Normalized map[string]NService
 	// AcceptPrivateSOPClasses also accepts private abstract syntaxes, and ones
 	// the standard may yet define for storage, as storage SOP classes.
 	AcceptPrivateSOPClasses bool
@@ -112,12 +126,23 @@ type Server struct {
 	// time. Above it they are closed unheard until the minute is over. 0 is no
 	// limit.
 	MaxFailuresPerAddress int
+	// MaxOperations is how many operations of one association are carried out at
+	// once, where its peer asks for an asynchronous operations window. CStore is
+	// called that many times at once for one association. 1 is one at a time.
+	MaxOperations int
+	// MaxBytesInFlight and MaxBytesInFlightPerAddress bound the bytes that were
+	// received and not answered yet, of all peers and of one address. Above them
+	// no association may begin an operation beside another of its own: nothing
+	// more is read from it. An operation counts at least operationCost.
+	MaxBytesInFlight, MaxBytesInFlightPerAddress int64
 	// ARTIM bounds the wait for the request and for the peer's close; Idle the
 	// wait for a PDU and for a write; Lifetime, where not 0, the whole
 	// association.
 	ARTIM, Idle, Lifetime time.Duration
 	// Logger gets events; nil discards them.
 	Logger *slog.Logger
+
+	flow flow
 
 	mu        sync.Mutex // guards all below
 	prepared  *settings
@@ -137,6 +162,7 @@ type settings struct {
 	calledAETitle    string
 	anyCalledAETitle bool
 	handler          Handler
+	normalized       map[string]NService
 	admit            func(context.Context, *AssociationRequest) (Admission, error)
 	supports         func(abstractSyntax string) bool
 	transferSyntaxes map[string]bool
@@ -144,6 +170,7 @@ type settings struct {
 	maxAssociations  int
 	maxPerAddress    int // 0 is none
 	maxFailures      int // 0 is none
+	maxOperations    int
 	artim, idle      time.Duration
 	lifetime         time.Duration
 	log              *slog.Logger
@@ -157,6 +184,7 @@ func (s *Server) prepare() error {
 	set := &settings{
 		anyCalledAETitle: s.AcceptAnyCalledAETitle,
 		handler:          s.Handler,
+		normalized:       s.Normalized,
 		admit:            s.Admit,
 		supports:         s.SOPClasses,
 		transferSyntaxes: knownTransferSyntaxes(),
@@ -164,6 +192,7 @@ func (s *Server) prepare() error {
 		maxAssociations:  orDefault(s.MaxAssociations, DefaultMaxAssociations),
 		maxPerAddress:    max(s.MaxAssociationsPerAddress, 0),
 		maxFailures:      max(s.MaxFailuresPerAddress, 0),
+		maxOperations:    min(orDefault(s.MaxOperations, DefaultMaxOperations), maxMaxOperations),
 		artim:            orDefault(s.ARTIM, DefaultARTIM),
 		idle:             orDefault(s.Idle, DefaultIdle),
 		lifetime:         s.Lifetime,
@@ -178,6 +207,10 @@ func (s *Server) prepare() error {
 		chosen := set.supports
 		set.supports = func(uid string) bool { return chosen(uid) || privateStorage(uid) }
 	}
+	if len(s.Normalized) > 0 {
+		others := set.supports
+		set.supports = func(uid string) bool { _, ok := s.Normalized[uid]; return ok || others(uid) }
+	}
 	if !s.AcceptAnyCalledAETitle {
 		title, err := pdu.NewAETitle(s.AETitle)
 		if err != nil {
@@ -188,12 +221,15 @@ func (s *Server) prepare() error {
 	s.listeners = map[net.Listener]struct{}{}
 	s.acceptors = map[*acceptor]struct{}{}
 	s.addresses = map[string]*address{}
+	s.flow.limit = orDefault(s.MaxBytesInFlight, DefaultMaxBytesInFlight)
+	s.flow.perAddress = orDefault(s.MaxBytesInFlightPerAddress, DefaultMaxBytesInFlightPerAddress)
+	s.flow.addresses = map[string]int64{}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.prepared = set
 	return nil
 }
 
-func orDefault[T int | uint32 | time.Duration](v, def T) T {
+func orDefault[T int | int64 | uint32 | time.Duration](v, def T) T {
 	if v <= 0 {
 		return def
 	}

@@ -13,11 +13,24 @@ type Status uint16
 // The statuses that this package sends, and those that its handlers need.
 const (
 	StatusSuccess              Status = 0x0000
+	StatusInvalidAttribute     Status = 0x0106 // invalid attribute value
 	StatusProcessingFailure    Status = 0x0110
 	StatusDuplicateInstance    Status = 0x0111
+	StatusNoSuchInstance       Status = 0x0112
+	StatusNoSuchEventType      Status = 0x0113
+	StatusInvalidInstance      Status = 0x0117 // the SOP instance UID is no UID
+	StatusNoSuchClass          Status = 0x0118
+	StatusClassConflict        Status = 0x0119 // the instance is of another SOP class
+	StatusMissingAttribute     Status = 0x0120
+	StatusMissingValue         Status = 0x0121 // missing attribute value
 	StatusSOPClassNotSupported Status = 0x0122
+	StatusNoSuchAction         Status = 0x0123
 	StatusNotAuthorized        Status = 0x0124
+	StatusDuplicateTransaction Status = 0x0131 // duplicate transaction UID, PS3.3 C.14.1.1
+	StatusDuplicateInvocation  Status = 0x0210 // the Message ID is one that is in use
 	StatusUnrecognized         Status = 0x0211 // unrecognized operation
+	StatusMistypedArgument     Status = 0x0212
+	StatusResourceLimitation   Status = 0x0213
 	StatusOutOfResources       Status = 0xA700
 	StatusDataSetMismatch      Status = 0xA900 // data set does not match SOP class
 	StatusCannotUnderstand     Status = 0xC000
@@ -48,20 +61,38 @@ func (s Status) meaning() string {
 		return "processing failure"
 	case s == StatusDuplicateInstance:
 		return "duplicate SOP instance"
-	case s == 0x0112:
+	case s == StatusInvalidAttribute:
+		return "invalid attribute value"
+	case s == StatusNoSuchInstance:
 		return "no such SOP instance"
-	case s == 0x0117:
+	case s == StatusNoSuchEventType:
+		return "no such event type"
+	case s == StatusInvalidInstance:
 		return "invalid SOP instance UID"
+	case s == StatusNoSuchClass:
+		return "no such SOP class"
+	case s == StatusClassConflict:
+		return "class-instance conflict"
+	case s == StatusMissingAttribute:
+		return "missing attribute"
+	case s == StatusMissingValue:
+		return "missing attribute value"
+	case s == StatusNoSuchAction:
+		return "no such action type"
+	case s == StatusDuplicateTransaction:
+		return "duplicate transaction UID"
 	case s == StatusSOPClassNotSupported:
 		return "SOP class not supported"
 	case s == StatusNotAuthorized:
 		return "not authorized"
-	case s == 0x0210:
+	case s == StatusDuplicateInvocation:
 		return "duplicate invocation"
 	case s == StatusUnrecognized:
 		return "unrecognized operation"
-	case s == 0x0212:
+	case s == StatusMistypedArgument:
 		return "mistyped argument"
+	case s == StatusResourceLimitation:
+		return "resource limitation"
 	case s&0xFF00 == 0xA700:
 		return "out of resources"
 	case s&0xFF00 == 0xA800:
@@ -86,6 +117,7 @@ type StatusError struct {
 	Status            Status
 	Comment           string // at most 64 characters reach the peer; no patient data
 	OffendingElements []dataset.Tag
+	ErrorID           uint16 // Error ID (0000,0903) of a DIMSE-N response; 0 is none
 }
 
 func (e *StatusError) Error() string {

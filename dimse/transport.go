@@ -19,20 +19,25 @@ var (
 	errARTIM    = errors.New("no association request came before the ARTIM timer expired")
 )
 
-// transport is one connection with its PDU reader and its deadlines. All but
-// stop and interrupt belong to the goroutine of the association.
+// transport is one connection with its PDU reader and its deadlines. One
+// goroutine at a time reads; any may write, and call what says so.
 type transport struct {
-	conn  net.Conn
-	pdus  *pdu.Reader
-	idle  time.Duration // for each PDU read and each write
-	end   time.Time     // of the lifetime; zero is none
-	write []byte        // the last PDU written, used again
-	lost  bool          // a read failed: what follows cannot be told apart
+	conn net.Conn
+	pdus *pdu.Reader
+	idle time.Duration // for each PDU read and each write
+	end  time.Time     // of the lifetime; zero is none
+	lost bool          // a read failed: what follows cannot be told apart
 
-	mu          sync.Mutex
-	busy        bool // guarded by mu: a message is being received or answered
-	stopping    bool // guarded by mu: end when not busy
-	interrupted bool // guarded by mu: end now
+	writing sync.Mutex // held while whole PDUs are written
+	write   []byte     // guarded by writing: the last PDU written, used again
+
+	mu          sync.Mutex // guards all below
+	receiving   bool       // a message is being received
+	running     int        // operations that owe the peer an answer
+	stopping    bool       // end when not receiving
+	interrupted bool       // end now
+	muted       bool       // an A-ABORT was sent: nothing follows it
+	failure     error      // what went wrong beside the goroutine that reads
 }
 
 // past is a deadline that makes a blocked read or write return at once.
@@ -80,18 +85,26 @@ func (t *transport) next() (pdu.PDU, error) {
 	return p, t.cause(err)
 }
 
-// armRead sets the read deadline, unless the association is to end.
+// armRead sets the read deadline, unless the association is to end. While the
+// peer waits for an answer its silence has no limit.
 func (t *transport) armRead(deadline time.Time) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.interrupted || t.stopping && !t.busy {
+	if t.failure != nil {
+		return t.failure
+	}
+	if t.interrupted || t.stopping && !t.receiving {
 		return errStopping
+	}
+	if t.running > 0 && !t.receiving {
+		deadline = time.Time{} // operationEnded sets one
 	}
 	return t.conn.SetReadDeadline(t.earlier(deadline))
 }
 
+// earlier cuts a deadline, of which zero is none, at the end of the lifetime.
 func (t *transport) earlier(deadline time.Time) time.Time {
-	if !t.end.IsZero() && t.end.Before(deadline) {
+	if !t.end.IsZero() && (deadline.IsZero() || t.end.Before(deadline)) {
 		return t.end
 	}
 	return deadline
@@ -105,6 +118,8 @@ func (t *transport) cause(err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
+	case t.failure != nil:
+		return t.failure
 	case t.stopping || t.interrupted:
 		return errStopping
 	case !t.end.IsZero() && !time.Now().Before(t.end):
@@ -113,10 +128,10 @@ func (t *transport) cause(err error) error {
 	return errIdle
 }
 
-// send writes bytes, whole PDUs, in one write.
+// send writes bytes, whole PDUs, in one write. t.writing must be held.
 func (t *transport) send(b []byte) error {
 	t.mu.Lock()
-	if t.interrupted {
+	if t.interrupted || t.muted {
 		t.mu.Unlock()
 		return errStopping
 	}
@@ -131,8 +146,10 @@ func (t *transport) send(b []byte) error {
 	return nil
 }
 
-// sendPDU encodes and writes a PDU.
+// sendPDU encodes and writes a PDU. It may be called from any goroutine.
 func (t *transport) sendPDU(p pdu.PDU) error {
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	b, err := p.Append(t.write[:0])
 	if err != nil {
 		return err
@@ -147,31 +164,74 @@ func (t *transport) sendPDU(p pdu.PDU) error {
 // abortWriteTimeout bounds the farewell to a peer that no longer reads.
 const abortWriteTimeout = time.Second
 
-// sendAbort writes an A-ABORT, also when the association was interrupted. The
-// connection ends either way, so nobody needs the error.
+// sendAbort writes an A-ABORT, also when the association was interrupted, and
+// sees to it that nothing follows it. The connection ends either way, so nobody
+// needs the error.
 func (t *transport) sendAbort(source pdu.AbortSource, reason pdu.AbortReason) {
 	b, err := (&pdu.Abort{Source: source, Reason: reason}).Append(nil)
 	if err != nil {
 		return
 	}
+	t.mu.Lock()
+	t.muted = true
+	_ = t.conn.SetWriteDeadline(time.Now().Add(abortWriteTimeout)) // also of a write under way
+	t.mu.Unlock()
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	_ = t.conn.SetWriteDeadline(time.Now().Add(abortWriteTimeout))
 	_, _ = t.conn.Write(b)
 }
 
-// setBusy marks the begin and the end of a message.
-func (t *transport) setBusy(busy bool) {
+// setReceiving marks the begin and the end of the reception of a message.
+func (t *transport) setReceiving(receiving bool) {
 	t.mu.Lock()
-	t.busy = busy
+	t.receiving = receiving
 	t.mu.Unlock()
 }
 
-// stop ends the association once its running message is answered. It may be
-// called from any goroutine.
+// operationBegun counts an operation that owes the peer an answer.
+func (t *transport) operationBegun() {
+	t.mu.Lock()
+	t.running++
+	t.mu.Unlock()
+}
+
+// operationEnded undoes operationBegun. With the last answer it is the peer's
+// turn again. It may be called from any goroutine.
+func (t *transport) operationEnded() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+	if t.running == 0 && !t.receiving && !t.stopping && !t.interrupted && t.failure == nil {
+		_ = t.conn.SetReadDeadline(t.earlier(time.Now().Add(t.idle))) // a closed connection needs none
+	}
+}
+
+// idling says whether no operation owes the peer an answer.
+func (t *transport) idling() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.running == 0
+}
+
+// fail ends the association by what went wrong beside the goroutine that reads.
+// It may be called from any goroutine; the first failure counts.
+func (t *transport) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failure == nil {
+		t.failure = err
+		_ = t.conn.SetReadDeadline(past) // a closed connection needs no waking
+	}
+}
+
+// stop ends the association once the message that is being received, if any, is
+// there; what was received is answered. It may be called from any goroutine.
 func (t *transport) stop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stopping = true
-	if !t.busy {
+	if !t.receiving {
 		_ = t.conn.SetReadDeadline(past) // a closed connection needs no waking
 	}
 }
@@ -200,7 +260,7 @@ const stoppingLinger = 500 * time.Millisecond
 // the end of the connection.
 func (t *transport) awaitClose(artim time.Duration) {
 	t.mu.Lock()
-	t.busy = false // no message is owed an answer any more: stop may wake this
+	t.receiving = false // stop may wake this
 	if t.stopping || t.interrupted {
 		artim = min(artim, stoppingLinger)
 	}

@@ -190,7 +190,11 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		MaxAssociations: cfg.MaxAssociations,
 
 		MaxAssociationsPerAddress: cfg.MaxAssociationsPerAddress,
-		MaxFailuresPerAddress:     cfg.MaxFailuresPerAddress,
+		MaxOperations:             cfg.MaxOperations,
+
+		MaxBytesInFlight:           int64(cfg.MaxInFlight),
+		MaxBytesInFlightPerAddress: int64(cfg.MaxInFlightPerAddress),
+		MaxFailuresPerAddress:      cfg.MaxFailuresPerAddress,
 
 		ARTIM:    cfg.Timeouts.ARTIM,
 		Idle:     cfg.Timeouts.Idle,

@@ -64,6 +64,9 @@ func (d *Data) Next() (PDV, bool) {
 	return v, true
 }
 
+// More says whether Next has a value left.
+func (d *Data) More() bool { return len(d.items) > 0 }
+
 func (d *Data) reset(body []byte) error {
 	d.items = nil
 	if err := checkItems(body); err != nil {

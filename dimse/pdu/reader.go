@@ -79,6 +79,15 @@ func (r *Reader) next() (PDU, error) {
 	return decodeBody(t, body)
 }
 
+// Wait returns when a byte of the next PDU is there. Unlike those of Next, its
+// errors are not final. It ends the life of the *Data that Next returned.
+func (r *Reader) Wait() error {
+	if r.err != nil {
+		return r.err
+	}
+	return r.fill(1)
+}
+
 // fill makes sure that buf[r:w] holds at least n bytes.
 func (r *Reader) fill(n int) error {
 	empty := 0

@@ -50,6 +50,12 @@ type Config struct {
 	MaxAssociationsPerAddress int `yaml:"max_associations_per_address"`
 	// Connections of one peer address that may fail within a minute (rejected for good, not DICOM, no request in time); above it they are closed unheard until the minute is over. 0: no limit.
 	MaxFailuresPerAddress int `yaml:"max_failures_per_address"`
+	// Images that one association may have on the way to the disk at once, where its peer can send on without waiting for each answer (asynchronous operations window). 1: one after the other.
+	MaxOperations int `yaml:"max_operations"`
+	// Bytes received and not answered yet, of all peers; above it nobody sends on without waiting for the answer.
+	MaxInFlight Bytes `yaml:"max_in_flight"`
+	// The same for one peer address.
+	MaxInFlightPerAddress Bytes `yaml:"max_in_flight_per_address"`
 	// Store objects of SOP classes that the standard does not name (private ones) too.
 	AcceptPrivateSOPClasses bool `yaml:"accept_private_sop_classes"`
 	// Accept associations that call the node by another AE title.
@@ -273,6 +279,9 @@ func defaults() (Config, Destination, Plugin) {
 
 		MaxAssociationsPerAddress: 50,
 		MaxFailuresPerAddress:     60,
+		MaxOperations:             8,
+		MaxInFlight:               256 << 20,
+		MaxInFlightPerAddress:     64 << 20,
 
 		UnknownPeers: UnknownAccept,
 		UserIdentity: IdentityIgnored,

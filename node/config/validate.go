@@ -17,6 +17,8 @@ const (
 	maxPDU          = 16 << 20 // a PDU is held in memory, per association
 	maxAssociations = 10_000   // each costs buffers and a file descriptor
 	maxFailures     = 100_000  // more is no limit
+	maxOperations   = 256      // each may hold a buffer
+	minInFlight     = 1 << 20  // less makes every peer wait for each answer
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
 	maxThreads      = 1024     // more than any machine has cores
@@ -58,6 +60,9 @@ func (c *Config) validate(p *problems) {
 	v.between("max_associations", c.MaxAssociations, 1, maxAssociations)
 	v.between("max_associations_per_address", c.MaxAssociationsPerAddress, 0, maxAssociations)
 	v.between("max_failures_per_address", c.MaxFailuresPerAddress, 0, maxFailures)
+	v.between("max_operations", c.MaxOperations, 1, maxOperations)
+	v.atLeast("max_in_flight", c.MaxInFlight, minInFlight)
+	v.atLeast("max_in_flight_per_address", c.MaxInFlightPerAddress, minInFlight)
 	v.positive("timeouts.artim", c.Timeouts.ARTIM)
 	v.positive("timeouts.idle", c.Timeouts.Idle)
 	v.notNegative("timeouts.lifetime", c.Timeouts.Lifetime)
@@ -296,6 +301,12 @@ func (v validator) required(key, s string) {
 		v.problem(key, "missing: write a path")
 	} else if strings.ContainsRune(s, 0) {
 		v.problem(key, "%q is not a path", s)
+	}
+}
+
+func (v validator) atLeast(key string, n, least Bytes) {
+	if n < least {
+		v.problem(key, "%s is too little: write at least %s", n, least)
 	}
 }
 

@@ -1,0 +1,120 @@
+package dimse
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"hilum/dimse/pdu"
+)
+
+// operations are the operations of an acceptor that owe their peer an answer.
+// Each runs on a goroutine of its own, so that the next message can be read
+// while the last one is, for example, on its way to the disk.
+type operations struct {
+	window chan struct{}  // a place each: as many as the peer may invoke at once
+	group  sync.WaitGroup // of their goroutines
+
+	inFlight int64 // guarded by flow.mu: what they hold
+
+	opsMu  sync.Mutex
+	active map[uint16]context.CancelFunc // guarded by opsMu: by Message ID
+}
+
+// open makes as many places as the window negotiated, of which nil is the
+// default of one operation at a time.
+func (o *operations) open(window *pdu.AsyncOperations) {
+	places := 1
+	if window != nil {
+		places = int(window.Invoked)
+	}
+	o.window = make(chan struct{}, places)
+	o.active = map[uint16]context.CancelFunc{}
+}
+
+// wait waits until no operation runs.
+func (o *operations) wait() { o.group.Wait() }
+
+// enter registers an operation, unless one with its Message ID runs.
+func (o *operations) enter(messageID uint16, cancel context.CancelFunc) bool {
+	o.opsMu.Lock()
+	defer o.opsMu.Unlock()
+	if o.active[messageID] != nil {
+		return false
+	}
+	o.active[messageID] = cancel
+	return true
+}
+
+// leave undoes enter.
+func (o *operations) leave(messageID uint16) {
+	o.opsMu.Lock()
+	defer o.opsMu.Unlock()
+	delete(o.active, messageID)
+}
+
+// perform carries out a request beside the goroutine that reads, and returns
+// when its data set has been read to the end: then comes the next message. do
+// returns the status of the answer, nil for none. A peer that invokes more
+// operations than were negotiated, or has more bytes in flight than the limits
+// allow, waits: no more is read from it before there is room.
+func (a *acceptor) perform(pc *presentation, rq *command, data *dataStream, do func(ctx context.Context) *StatusError) error {
+	select {
+	case a.window <- struct{}{}:
+	case <-a.ctx.Done():
+		return errStopping
+	}
+	if err := a.server.flow.await(a.ctx, a.address, &a.inFlight); err != nil {
+		return errStopping
+	}
+	id := rq.messageID.value
+	ctx, cancel := context.WithCancel(a.ctx)
+	if !a.enter(id, cancel) {
+		cancel()
+		<-a.window
+		a.log.Warn("operation refused: its Message ID is that of one which runs", "message", id)
+		return a.answer(pc, rq, data, &StatusError{Status: StatusDuplicateInvocation})
+	}
+	free := sync.OnceFunc(func() {
+		a.leave(id)
+		<-a.window
+	})
+	held := a.server.flow.begin(a.address, &a.inFlight)
+	data.count = held.count
+	data.done = make(chan struct{})
+	if data.err != nil { // there is no data set
+		close(data.done)
+	}
+	a.operationBegun()
+	a.group.Go(func() {
+		defer a.operationEnded()
+		defer cancel()
+		defer held.end()
+		defer free()
+		defer func() {
+			if v := recover(); v != nil {
+				a.logPanic(v)
+				a.fail(errPanic)
+				if data.err == nil {
+					data.end(errPanic)
+				}
+			}
+		}()
+		status := do(ctx)
+		broken := data.drain() != nil // the goroutine that reads has the error too
+		// Before the peer has the answer: it may use the Message ID and the place
+		// again at once.
+		free()
+		if broken || status == nil {
+			return
+		}
+		if err := a.respond(pc, rq, status); err != nil {
+			a.fail(err)
+		}
+	})
+	<-data.done
+	if data.err != io.EOF {
+		return data.err
+	}
+	return nil
+}
