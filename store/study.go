@@ -33,7 +33,8 @@ func patientKey(patientID, study, series string) []byte {
 }
 
 func patientPrefix(patientID string) []byte {
-	sum := sha256.Sum256([]byte(patientID))
+	// PS3.5 6.2: spaces around a value of VR LO mean nothing.
+	sum := sha256.Sum256([]byte(strings.Trim(patientID, " ")))
 	return sum[:patientHash]
 }
 

@@ -40,7 +40,7 @@ var computed = []attribute{
 	{tag: dicomtag.NumberOfStudyRelatedSeries, level: Study, counted: func(e *entity) []string { return count(e.studySeries) }},
 	{tag: dicomtag.NumberOfStudyRelatedInstances, level: Study, counted: func(e *entity) []string { return count(e.studyInstances) }},
 	{tag: dicomtag.ModalitiesInStudy, level: Study, counted: func(e *entity) []string { return e.modalities }},
-	{tag: dicomtag.SOPClassesInStudy, level: Study, counted: func(e *entity) []string { return e.sopClasses }},
+	{tag: dicomtag.SOPClassesInStudy, level: Study, counted: func(e *entity) []string { return e.classes.list }},
 	{tag: dicomtag.NumberOfSeriesRelatedInstances, level: Series, counted: func(e *entity) []string { return count(e.seriesInstances) }},
 	// All that is stored is on disk.
 	{tag: dicomtag.InstanceAvailability, level: Patient, counted: func(*entity) []string { return []string{"ONLINE"} }},
@@ -65,6 +65,15 @@ func supportedAttributes() map[dataset.Tag]attribute {
 		all[a.tag] = described(a)
 	}
 	return all
+}
+
+// countsPatient says whether a key counts what the patient has beyond the study.
+func countsPatient(t dataset.Tag) bool {
+	switch t {
+	case dicomtag.NumberOfPatientRelatedStudies, dicomtag.NumberOfPatientRelatedSeries, dicomtag.NumberOfPatientRelatedInstances:
+		return true
+	}
+	return false
 }
 
 // described adds what the dictionary knows.

@@ -126,6 +126,8 @@ type scope struct {
 	wanted    map[string]bool // of the level itself, where it is a UID
 	level     Level
 	utf8Asked bool
+	// A key counts what the patient has beyond the study.
+	countsPatient bool
 }
 
 // parseScope reads the unique keys of the levels above, which must be there.

@@ -79,26 +79,24 @@ func wall(t time.Time) time.Time {
 // combine makes one range of a date range and a time range, PS3.4 C.2.2.2.5.4: from
 // the first time of the first day to the last time of the last.
 func combine(dates, times span) span {
-	join := func(day, clock moment) moment {
-		at := func(d, c time.Time) time.Time {
-			return time.Date(d.Year(), d.Month(), d.Day(), c.Hour(), c.Minute(), c.Second(), c.Nanosecond(), time.UTC)
-		}
-		return moment{first: at(day.first, clock.first), last: at(day.first, clock.last)}
+	r := dates
+	r.vr = "DT"
+	if !r.openLow && !times.openLow {
+		r.low = join(dates.low, times.low)
 	}
-	r := span{vr: "DT", openLow: dates.openLow, openUp: dates.openUp}
-	if !r.openLow {
-		r.low = dates.low
-		if !times.openLow {
-			r.low = join(dates.low, times.low)
-		}
-	}
-	if !r.openUp {
-		r.up = dates.up
-		if !times.openUp {
-			r.up = join(dates.up, times.up)
-		}
+	if !r.openUp && !times.openUp {
+		r.up = join(dates.up, times.up)
 	}
 	return r
+}
+
+// join makes one moment of a day and a time.
+func join(day, clock moment) moment {
+	at := func(c time.Time) time.Time {
+		d := day.first
+		return time.Date(d.Year(), d.Month(), d.Day(), c.Hour(), c.Minute(), c.Second(), c.Nanosecond(), time.UTC)
+	}
+	return moment{first: at(clock.first), last: at(clock.last)}
 }
 
 // parseMoment reads one value, PS3.5 6.2. It takes the forms of ACR-NEMA 2.0 with
