@@ -91,6 +91,7 @@
 //	quarantine  key -> JSON
 //	tombstones  series UID -> seq at its deletion
 //	jobs, jobkeys, jobstates   see queue.go
+//	records     see records.go
 //
 // All callers that change the index at the same time share one transaction.
 //

@@ -119,6 +119,9 @@ func Open(dir string, o Options) (_ *Store, err error) {
 	if s.index, fresh, err = openIndex(dir, s.files.migrate); err != nil {
 		return nil, err
 	}
+	if err := s.index.makeRecords(); err != nil {
+		return nil, err
+	}
 	if fresh {
 		if err := s.rebuildIndex(); err != nil {
 			return nil, err

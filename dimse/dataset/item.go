@@ -29,6 +29,9 @@ func (s *scanner) item(f *frame) error {
 			}
 		}
 		s.stack = append(s.stack, next)
+		if s.visitor != nil {
+			return s.visitor.Item()
+		}
 		return nil
 	case tag == Tag{Group: 0xFFFE, Element: sequenceDelimiterElement}:
 		if f.defined {
@@ -37,8 +40,7 @@ func (s *scanner) item(f *frame) error {
 		if length != 0 {
 			return s.itemError(f, "the delimiter of this sequence has a length")
 		}
-		s.pop()
-		return nil
+		return s.pop()
 	}
 	return s.itemError(f, "something other than an item stands in this sequence")
 }
@@ -59,8 +61,7 @@ func (s *scanner) itemEnd(f *frame, tag Tag, length uint32) error {
 		return &Error{Tag: tag, Offset: s.offset, Problem: "an item delimiter reaches beyond the end of its sequence"}
 	}
 	s.advance(8)
-	s.pop()
-	return nil
+	return s.pop()
 }
 
 // itemHeader reads the tag and length of an item or delimiter inside f.

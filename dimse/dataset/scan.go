@@ -82,6 +82,8 @@ type scanner struct {
 	header Header
 	pixels *pixelReader        // nil: pixel data are walked, not kept
 	visit  func(element) error // nil, or called for every element at any depth
+
+	visitor Visitor // nil, or told of everything; see Walk
 }
 
 // element is the header of one data element.
@@ -134,11 +136,17 @@ func (s *scanner) located(err error) error {
 
 func (s *scanner) top() *frame { return &s.stack[len(s.stack)-1] }
 
-func (s *scanner) pop() {
-	if s.top().sequence {
-		s.depth--
-	}
+func (s *scanner) pop() error {
+	sequence := s.top().sequence
 	s.stack = s.stack[:len(s.stack)-1]
+	if !sequence {
+		return nil
+	}
+	s.depth--
+	if s.visitor != nil {
+		return s.visitor.Close()
+	}
+	return nil
 }
 
 func (f *frame) order() binary.ByteOrder {
@@ -152,8 +160,7 @@ func (f *frame) order() binary.ByteOrder {
 func (s *scanner) step() (done bool, err error) {
 	f := s.top()
 	if f.defined && s.offset >= f.limit {
-		s.pop()
-		return false, nil
+		return false, s.pop()
 	}
 	if f.sequence {
 		return false, s.item(f)
@@ -293,6 +300,9 @@ func (s *scanner) value(f *frame, e element) error {
 	if e.vr == vrSQ {
 		return s.push(e, frame{tag: e.tag, sequence: true, defined: true, limit: end, implicit: f.implicit, bigEndian: f.bigEndian})
 	}
+	if s.visitor != nil && e.tag != dicomPixelData && int64(e.length) <= s.lim.MaxElementBytes && s.visitor.Wants(e.tag) {
+		return s.visitValue(f, e)
+	}
 	if len(s.stack) == 1 {
 		if s.pixels != nil && e.tag == dicomPixelData {
 			return s.pixels.native(s, f, e)
@@ -313,6 +323,22 @@ func (s *scanner) value(f *frame, e element) error {
 		}
 	}
 	return s.skip(e, int64(e.length))
+}
+
+// visitValue reads the value of e for the visitor.
+func (s *scanner) visitValue(f *frame, e element) error {
+	value, err := s.read(e, int64(e.length))
+	if err != nil {
+		return err
+	}
+	v := e.vr
+	if v == vrUN { // as Header.keep
+		v = dictionaryVR(e.tag)
+	}
+	if f.bigEndian {
+		swapWords(value, e.vr.word())
+	}
+	return s.visitor.Value(e.tag, v.String(), value)
 }
 
 // maxUnknownVR is the largest value believed of an element whose VR we do not know,
@@ -342,6 +368,9 @@ func (s *scanner) push(e element, f frame) error {
 	}
 	s.depth++
 	s.stack = append(s.stack, f)
+	if s.visitor != nil {
+		return s.visitor.Open(e.tag)
+	}
 	return nil
 }
 
