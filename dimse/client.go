@@ -87,7 +87,7 @@ func (c *Client) Associate(ctx context.Context, conn net.Conn) (*Conn, error) {
 		_ = conn.Close() // the request is what failed
 		return nil, err
 	}
-	nc := &Conn{accepted: map[PresentationKey]*presentation{}, services: c.Normalized}
+	nc := &Conn{accepted: map[PresentationKey]*presentation{}, services: c.Normalized, wanted: c.Roles}
 	nc.transport = newTransport(conn, rq.User.MaxLength, c.timeout(), time.Time{})
 	err = nc.do(ctx, func() error { return nc.associate(rq) })
 	if err != nil {

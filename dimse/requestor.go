@@ -21,6 +21,7 @@ type Conn struct {
 	buffer    []byte                            // for the data set, used again
 	messageID uint16                            // of the last request
 	services  map[string]NService               // for what the peer asks
+	wanted    map[string]Roles                  // the roles proposed: many peers do not answer them
 	ctx       context.Context                   // of the running operation
 
 	turn   sync.Mutex // held during an operation; guards all above

@@ -16,10 +16,22 @@ import (
 // syntax. After these two, and after a data set that could not be read from its
 // beginning, the association goes on; after any other error it is closed.
 func (c *Conn) Store(ctx context.Context, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+	return c.StoreFor(ctx, MoveOriginator{}, sopClassUID, sopInstanceUID, transferSyntaxUID, data)
+}
+
+// MoveOriginator names the C-MOVE that a C-STORE is a sub-operation of. Without
+// an AE title it is of none.
+type MoveOriginator struct {
+	AETitle   string
+	MessageID uint16
+}
+
+// StoreFor is Store as a sub-operation of a C-MOVE, PS3.7 9.1.1.1.
+func (c *Conn) StoreFor(ctx context.Context, origin MoveOriginator, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
 	var status Status
 	err := c.do(ctx, func() error {
 		var err error
-		status, err = c.store(sopClassUID, sopInstanceUID, transferSyntaxUID, data)
+		status, err = c.store(origin, sopClassUID, sopInstanceUID, transferSyntaxUID, data)
 		return err
 	})
 	return status, err
@@ -29,7 +41,7 @@ func (c *Conn) Store(ctx context.Context, sopClassUID, sopInstanceUID, transferS
 // so that both leave in one write.
 const commandRoom = 4096
 
-func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+func (c *Conn) store(origin MoveOriginator, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
 	pc := c.accepted[PresentationKey{sopClassUID, transferSyntaxUID}]
 	if pc == nil {
 		return 0, ErrNoContext
@@ -38,12 +50,7 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 		return 0, &localError{errors.New("the SOP Instance UID is not a UID")}
 	}
 	c.messageID++
-	w := newCommandWriter(commandStoreRQ, sopClassUID)
-	w.number(elementMessageID, c.messageID)
-	w.number(elementPriority, priorityMedium)
-	w.number(elementDataSetType, dataSetFollows)
-	w.uid(elementAffectedSOPInstance, sopInstanceUID)
-	if err := c.sendMessage(pc, w.bytes(), data); err != nil {
+	if err := c.sendMessage(pc, storeRequest(c.messageID, sopClassUID, sopInstanceUID, origin), data); err != nil {
 		return 0, err
 	}
 	rsp, err := c.readResponse(pc, commandStoreRQ)
@@ -51,6 +58,20 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 		return 0, err
 	}
 	return statusOf(rsp)
+}
+
+// storeRequest encodes a C-STORE-RQ.
+func storeRequest(messageID uint16, sopClassUID, sopInstanceUID string, origin MoveOriginator) []byte {
+	w := newCommandWriter(commandStoreRQ, sopClassUID)
+	w.number(elementMessageID, messageID)
+	w.number(elementPriority, priorityMedium)
+	w.number(elementDataSetType, dataSetFollows)
+	w.uid(elementAffectedSOPInstance, sopInstanceUID)
+	if origin.AETitle != "" {
+		w.text(elementMoveOriginator, origin.AETitle)
+		w.number(elementMoveOriginatorID, origin.MessageID)
+	}
+	return w.bytes()
 }
 
 // sendMessage writes a command set and its data set, as PDUs filled up to the
