@@ -187,6 +187,7 @@ func (q *queryOperation) final(ctx context.Context, err error) *StatusError {
 	}
 	if retrieval && failure == nil {
 		q.rq.numbers = &q.retrieved.SubOperations
+		status.Comment = q.retrieved.Comment
 		if status.Status != StatusSuccess {
 			// What cannot be encoded is left out: the numbers say it, too.
 			q.rq.reply, _ = q.retrieved.failedList(q.pc.transferSyntax)

@@ -92,6 +92,7 @@ type SubOperations struct{ Remaining, Completed, Failed, Warning int }
 type Retrieved struct {
 	SubOperations
 	FailedUIDs []string // SOP Instance UIDs, as many as the peer may be told
+	Comment    string   // Error Comment; no patient data
 	Status     Status   // for the requestor
 }
 

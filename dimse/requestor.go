@@ -68,11 +68,19 @@ func survives(err error) bool {
 	}
 }
 
+// ErrUnsent is returned where nothing was sent because of what was to be sent: a
+// data set that could not be read from its beginning, for example. The
+// association goes on.
+var ErrUnsent = errors.New("nothing was sent")
+
 // localError is a failure from before anything was sent.
 type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
+
+// Is says that it is an ErrUnsent, whatever the reason.
+func (e *localError) Is(target error) bool { return target == ErrUnsent }
 
 // end closes the connection. c.turn must be held.
 func (c *Conn) end(err error) {

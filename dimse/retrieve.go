@@ -58,6 +58,7 @@ func (c *Conn) retrieve(ctx context.Context, field uint16, sopClassUID, destinat
 		done.Status, err = q.read(h, func(rsp *command, list dataset.Header) bool {
 			done.SubOperations = SubOperations{Remaining: int(rsp.remaining.value), Completed: int(rsp.completed.value),
 				Failed: int(rsp.failed.value), Warning: int(rsp.warning.value)}
+			done.Comment = rsp.errorComment
 			done.FailedUIDs = list.Strings(failedSOPInstanceUIDList)
 			return progress == nil || !Status(rsp.status.value).Pending() || progress(done.SubOperations)
 		})

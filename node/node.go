@@ -177,8 +177,11 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 		return err
 	}
 	server := &dimse.Server{
-		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
-		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		AcceptAnyCalledAETitle: true, // the rules know which titles are right
+		Handler: struct {
+			*receiver
+			*archive
+		}{&receiver{store: st, assembler: asm, log: o.Logger}, newArchive(st, cfg, o.Logger)},
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {
@@ -240,6 +243,11 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 	for _, d := range cfg.Destinations {
 		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
 			return fmt.Errorf("destination %s: %w", d.Name, err)
+		}
+	}
+	for _, d := range cfg.MoveDestinations {
+		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
+			return fmt.Errorf("move destination %s: %w", d.AETitle, err)
 		}
 	}
 	if cfg.TLS.Certificate == "" {

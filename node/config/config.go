@@ -63,6 +63,8 @@ type Config struct {
 
 	// Peers with a calling AE title that `peers` does not name: `accept` or `refuse`.
 	UnknownPeers string `yaml:"unknown_peers"`
+	// What those may do: `echo`, `store`, `find`, `move`, `get`. Whoever may `find` sees the names of all patients.
+	UnknownServices []string `yaml:"unknown_services"`
 	// What becomes of the user that a peer may name when it asks for an association (PS3.7 D.3.3.7): `ignored`; `checked`: refused unless it is one of `users`; `required`: refused without one, too. Kerberos, SAML and JWT are not understood, and so refused where users are checked.
 	UserIdentity string `yaml:"user_identity"`
 
@@ -72,10 +74,16 @@ type Config struct {
 	Timeouts     Timeouts      `yaml:"timeouts"`
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
-	Plugins      []Plugin      `yaml:"plugins"`
-	Jobs         Jobs          `yaml:"jobs"`
-	Retention    Retention     `yaml:"retention"`
-	Log          Log           `yaml:"log"`
+
+	MoveDestinations []MoveDestination `yaml:"move_destinations"`
+
+	// Matches that one query (C-FIND) gets at most; one with more ends with status A700H. 0: no limit.
+	MaxMatches int `yaml:"max_matches"`
+
+	Plugins   []Plugin  `yaml:"plugins"`
+	Jobs      Jobs      `yaml:"jobs"`
+	Retention Retention `yaml:"retention"`
+	Log       Log       `yaml:"log"`
 
 	// File is the file that was read, "" when there was none.
 	File string `yaml:"-"`
@@ -111,7 +119,7 @@ type Peer struct {
 	Certificates []string `yaml:"certificates"`
 	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
 	Called []string `yaml:"called"`
-	// What it may do: `echo`, `store`. Empty: everything.
+	// What it may do: `echo`, `store`, `find`, `move`, `get`. Empty: everything.
 	Services []string `yaml:"services"`
 }
 
@@ -119,6 +127,9 @@ type Peer struct {
 const (
 	ServiceEcho  = "echo"
 	ServiceStore = "store"
+	ServiceFind  = "find"
+	ServiceMove  = "move"
+	ServiceGet   = "get"
 )
 
 // The values of Config.UserIdentity.
@@ -176,6 +187,20 @@ type Destination struct {
 	Backoff time.Duration `yaml:"backoff"`
 	// Longest wait between two deliveries.
 	MaxBackoff time.Duration `yaml:"max_backoff"`
+}
+
+// MoveDestination is a peer that images may be sent to by C-MOVE.
+type MoveDestination struct {
+	// AE title of the peer, unique; C-MOVE names it.
+	AETitle string `yaml:"ae_title"`
+	// Host and port of the peer.
+	Address string `yaml:"address"`
+	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
+	CallingAETitle string `yaml:"calling_ae_title"`
+	// TLS with this peer.
+	TLS DestinationTLS `yaml:"tls"`
+	// Time to wait for the connection and for each answer.
+	Timeout time.Duration `yaml:"timeout"`
 }
 
 // DestinationTLS is how the node connects to a destination under TLS. Its files
@@ -265,6 +290,15 @@ func DefaultPlugin() Plugin {
 	return p
 }
 
+// moveTimeout is the time to wait for a move destination.
+const moveTimeout = 30 * time.Second
+
+// itemDefaults are those of lists that have their own.
+func itemDefaults() []any {
+	_, destination, plugin := defaults()
+	return []any{destination, plugin, MoveDestination{Timeout: moveTimeout}}
+}
+
 // defaults is the one place where defaults are written: of the whole, of a
 // destination and of a plugin.
 func defaults() (Config, Destination, Plugin) {
@@ -283,7 +317,10 @@ func defaults() (Config, Destination, Plugin) {
 		MaxInFlight:               256 << 20,
 		MaxInFlightPerAddress:     64 << 20,
 
-		UnknownPeers: UnknownAccept,
+		UnknownPeers:    UnknownAccept,
+		UnknownServices: []string{ServiceEcho, ServiceStore},
+		MaxMatches:      10_000,
+
 		UserIdentity: IdentityIgnored,
 		Timeouts:     Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
 		Series:       Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},

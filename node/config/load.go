@@ -71,6 +71,15 @@ func (c *Config) complete() {
 			d.MaxBackoff = max(d.MaxBackoff, d.Backoff)
 		}
 	}
+	for i := range c.MoveDestinations {
+		d := &c.MoveDestinations[i]
+		if d.CallingAETitle == "" {
+			d.CallingAETitle = c.AETitle
+		}
+		if d.TLS.Enabled && d.TLS.Certificate == "" && d.TLS.Key == "" {
+			d.TLS.Certificate, d.TLS.Key = c.TLS.Certificate, c.TLS.Key
+		}
+	}
 	if !c.written("series.association_wait") {
 		c.Series.AssociationWait = associationQuiets * c.Series.Quiet
 	}
@@ -105,15 +114,22 @@ func finish(c Config, folder string) (Config, error) {
 	resolve(&c.TLS.Key)
 	resolve(&c.TLS.ClientCA)
 	for i := range c.Destinations {
-		resolve(&c.Destinations[i].TLS.CA)
-		resolve(&c.Destinations[i].TLS.Certificate)
-		resolve(&c.Destinations[i].TLS.Key)
+		c.Destinations[i].TLS.resolve(resolve)
+	}
+	for i := range c.MoveDestinations {
+		c.MoveDestinations[i].TLS.resolve(resolve)
 	}
 	for i := range c.Plugins {
 		resolve(&c.Plugins[i].Path)
 		resolve(&c.Plugins[i].Model)
 	}
 	return c, nil
+}
+
+func (d *DestinationTLS) resolve(resolve func(*string)) {
+	resolve(&d.CA)
+	resolve(&d.Certificate)
+	resolve(&d.Key)
 }
 
 func readFile(path string) ([]byte, error) {

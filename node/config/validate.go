@@ -21,7 +21,8 @@ const (
 	minInFlight     = 1 << 20  // less makes every peer wait for each answer
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
-	maxThreads      = 1024     // more than any machine has cores
+	maxMatches      = 10_000_000
+	maxThreads      = 1024 // more than any machine has cores
 	minQuiet        = time.Millisecond
 	maxAETitle      = 16 // PS3.5 6.2, VR AE
 	maxModality     = 16 // PS3.5 6.2, VR CS
@@ -34,7 +35,7 @@ var (
 	levels       = []string{"debug", "info", "warn", "error"}
 	formats      = []string{"text", "json"}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
-	services     = []string{ServiceEcho, ServiceStore}
+	services     = []string{ServiceEcho, ServiceStore, ServiceFind, ServiceMove, ServiceGet}
 	identities   = []string{IdentityIgnored, IdentityChecked, IdentityRequired}
 )
 
@@ -84,6 +85,8 @@ func (c *Config) validate(p *problems) {
 	v.peers(c)
 	v.users(c)
 	v.destinations(c)
+	v.moveDestinations(c)
+	v.between("max_matches", c.MaxMatches, 0, maxMatches)
 	v.plugins(c)
 }
 
@@ -105,6 +108,12 @@ func (v validator) problem(key, format string, args ...any) {
 
 func (v validator) peers(c *Config) {
 	v.oneOf("unknown_peers", c.UnknownPeers, unknowns)
+	for i, s := range c.UnknownServices {
+		v.oneOf(fmt.Sprintf("unknown_services[%d]", i), s, services)
+	}
+	if len(c.UnknownServices) == 0 && c.UnknownPeers == UnknownAccept {
+		v.problem("unknown_services", "the list is empty: unknown peers would be accepted for nothing, write unknown_peers: refuse")
+	}
 	if c.UnknownPeers == UnknownRefuse && len(c.Peers) == 0 {
 		v.problem("unknown_peers", "unknown peers are refused and `peers` names none: every association would be refused")
 	}
@@ -182,16 +191,42 @@ func (v validator) destinations(c *Config) {
 		if v.address(key+".address", d.Address) && d.Address == c.Listen {
 			v.problem(key+".address", "%s is this node: its results would come back to it", d.Address)
 		}
-		v.tls(key+".tls", d.TLS.Certificate, d.TLS.Key)
-		if !d.TLS.Enabled && d.TLS != (DestinationTLS{}) {
-			v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
-		}
-		if strings.ContainsAny(d.TLS.ServerName, " /:") {
-			v.problem(key+".tls.server_name", "%q is not the name of a host", d.TLS.ServerName)
-		}
+		v.clientTLS(key+".tls", d.TLS)
 		v.positive(key+".timeout", d.Timeout)
 		v.between(key+".attempts", d.Attempts, 0, maxAttempts)
 		v.backoff(key, d.Backoff, d.MaxBackoff)
+	}
+}
+
+// clientTLS looks at the TLS with a peer that the node connects to.
+func (v validator) clientTLS(key string, t DestinationTLS) {
+	v.tls(key, t.Certificate, t.Key)
+	if !t.Enabled && t != (DestinationTLS{}) {
+		v.problem(key+".enabled", "the other keys of %s do nothing without it: write enabled: true", key)
+	}
+	if strings.ContainsAny(t.ServerName, " /:") {
+		v.problem(key+".server_name", "%q is not the name of a host", t.ServerName)
+	}
+}
+
+func (v validator) moveDestinations(c *Config) {
+	seen := map[string]int{}
+	for i, d := range c.MoveDestinations {
+		key := fmt.Sprintf("move_destinations[%d]", i)
+		v.aeTitle(key+".ae_title", d.AETitle)
+		if first, twice := seen[d.AETitle]; twice && d.AETitle != "" {
+			v.problem(key+".ae_title", "%q is the AE title of move_destinations[%d] too: write one of them", d.AETitle, first)
+		} else {
+			seen[d.AETitle] = i
+		}
+		if d.CallingAETitle != c.AETitle { // which has been looked at
+			v.aeTitle(key+".calling_ae_title", d.CallingAETitle)
+		}
+		if v.address(key+".address", d.Address) && d.Address == c.Listen {
+			v.problem(key+".address", "%s is this node: its images would come back to it", d.Address)
+		}
+		v.clientTLS(key+".tls", d.TLS)
+		v.positive(key+".timeout", d.Timeout)
 	}
 }
 
