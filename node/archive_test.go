@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"slices"
@@ -72,13 +73,18 @@ func holdings(t testing.TB) []holding {
 // startArchive runs a node that holds them, and that lets everybody ask.
 func startArchive(t *testing.T, edit func(*config.Config)) (*node.Node, []holding) {
 	t.Helper()
+	return startArchiveLogging(t, slog.New(slog.NewTextHandler(t.Output(), nil)), edit)
+}
+
+func startArchiveLogging(t *testing.T, log *slog.Logger, edit func(*config.Config)) (*node.Node, []holding) {
+	t.Helper()
 	cfg := testConfig(t)
 	cfg.Plugins = nil
 	cfg.UnknownServices = []string{config.ServiceEcho, config.ServiceStore, config.ServiceFind, config.ServiceMove, config.ServiceGet}
 	if edit != nil {
 		edit(&cfg)
 	}
-	n, _ := start(t, cfg)
+	n, _ := startLogging(t, cfg, log)
 	all := holdings(t)
 	conn := archiveConn(t, n, dimse.PresentationContext{AbstractSyntax: ctImageStorage, TransferSyntaxes: []string{explicitLE}},
 		dimse.PresentationContext{AbstractSyntax: ctImageStorage, TransferSyntaxes: []string{implicitLE}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
@@ -22,6 +23,7 @@ type archive struct {
 	destinations map[string]config.MoveDestination // by AE title
 	maxMatches   int                               // 0 is no limit
 	log          *slog.Logger
+	releases     sync.WaitGroup // of associations with move destinations
 }
 
 func newArchive(st *store.Store, cfg config.Config, log *slog.Logger) *archive {

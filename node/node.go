@@ -176,12 +176,14 @@ func (n *Node) startWork(o Options, st *store.Store, plugins *host.Host, scratch
 	if err != nil {
 		return err
 	}
+	arc := newArchive(st, cfg, o.Logger)
+	n.onStop("move destinations", func(context.Context) error { arc.releases.Wait(); return nil })
 	server := &dimse.Server{
 		AcceptAnyCalledAETitle: true, // the rules know which titles are right
 		Handler: struct {
 			*receiver
 			*archive
-		}{&receiver{store: st, assembler: asm, log: o.Logger}, newArchive(st, cfg, o.Logger)},
+		}{&receiver{store: st, assembler: asm, log: o.Logger}, arc},
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
@@ -36,7 +37,7 @@ func (a *archive) CMove(ctx context.Context, req *dimse.QueryRequest, progress f
 	if err := r.survey(ctx, m.propose); err != nil {
 		return r.done, err
 	}
-	defer m.close(ctx)
+	defer m.close(ctx, &a.releases)
 	if r.total > 0 {
 		if err := m.connect(ctx); err != nil {
 			log.Warn("move destination not reached", "error", err)
@@ -251,12 +252,22 @@ func (m *mover) send(ctx context.Context, in store.Instance, data io.Reader) (di
 
 var errGivenUp = errors.New("the move destination is given up")
 
-func (m *mover) close(ctx context.Context) {
+// close releases the association without waiting for it: a peer that moves to
+// itself may not look at this one before it has the final response (GDCM does not).
+func (m *mover) close(ctx context.Context, releases *sync.WaitGroup) {
 	if m.conn == nil {
 		return
 	}
-	if err := m.conn.Release(ctx); err != nil {
-		m.log.Warn("move destination did not release the association in order", "error", err)
-		_ = m.conn.Close() // as above
+	if ctx.Err() != nil {
+		_ = m.conn.Close() // canceled: what is on its way is of no use
+		return
 	}
+	releases.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.to.Timeout)
+		defer cancel()
+		if err := m.conn.Release(ctx); err != nil {
+			m.log.Warn("move destination did not release the association in order", "error", err)
+			_ = m.conn.Close() // as above
+		}
+	})
 }
