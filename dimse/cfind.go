@@ -171,6 +171,8 @@ func (q *queryOperation) final(ctx context.Context, err error) *StatusError {
 	case q.broken != nil:
 		a.fail(q.broken)
 		return nil
+	case a.failing():
+		return nil
 	case a.ctx.Err() != nil || errors.Is(err, errStopping):
 		a.fail(errStopping) // an abort makes the peer try again
 		return nil
