@@ -30,7 +30,8 @@ type acceptor struct {
 	log         *slog.Logger
 	association *Association
 	invocations invocations
-	established bool // guarded by server.mu
+	deaf        chan struct{} // closed when no message is read any more
+	established bool          // guarded by server.mu
 }
 
 // newAcceptor is called with server.mu held.
@@ -40,7 +41,7 @@ func newAcceptor(s *Server, id uint64, conn net.Conn) *acceptor {
 	if set.lifetime > 0 {
 		end = time.Now().Add(set.lifetime)
 	}
-	a := &acceptor{server: s, set: set, id: id}
+	a := &acceptor{server: s, set: set, id: id, deaf: make(chan struct{})}
 	a.ctx, a.cancel = context.WithCancel(s.ctx)
 	a.transport = newTransport(conn, set.maxPDULength, set.idle, end)
 	a.log = set.log.With("association", id, "remote", a.remote())
@@ -208,6 +209,7 @@ var errPanic = errors.New("internal error, see the log")
 // messages reads one message after the other in Sta6 until something ends the
 // association; it never returns nil.
 func (a *acceptor) messages() error {
+	defer close(a.deaf)
 	for {
 		pc, rq, err := a.readCommand()
 		if err != nil {
@@ -278,8 +280,15 @@ func (a *acceptor) dispatch(pc *presentation, rq *command) error {
 		return a.perform(pc, rq, data, func(ctx context.Context) *StatusError { return a.store(ctx, pc, rq, data) })
 	case commandEchoRQ:
 		return a.answer(pc, rq, data, &StatusError{Status: echoStatus(pc)})
-	case commandCancelRQ: // of no service that is provided; PS3.7 9.3.2.3 has no response
+	case commandCancelRQ: // which has no response
+		if rq.respondedTo.present {
+			a.cancelOne(rq.respondedTo.value)
+		}
 		return data.drain()
+	case commandFindRQ, commandMoveRQ, commandGetRQ:
+		if queryCommands[pc.abstractSyntax] != 0 {
+			return a.perform(pc, rq, data, func(ctx context.Context) *StatusError { return a.query(ctx, pc, rq, data) })
+		}
 	case commandEventReportRQ, commandGetNRQ, commandSetRQ, commandActionRQ, commandCreateRQ, commandDeleteRQ:
 		if _, ok := a.set.normalized[pc.abstractSyntax]; ok {
 			return a.perform(pc, rq, data, func(ctx context.Context) *StatusError { return a.normalized(ctx, pc, rq, data) })

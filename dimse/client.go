@@ -92,6 +92,7 @@ func (c *Client) Associate(ctx context.Context, conn net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	nc := newConn(newTransport(conn, rq.User.MaxLength, c.timeout(), time.Time{}), c.Normalized)
+	nc.wanted = c.Roles
 	err = nc.run(ctx, func() error { return nc.associate(rq) })
 	if err != nil {
 		return nil, fmt.Errorf("associate with %s at %s: %w", rq.CalledAETitle.String(), conn.RemoteAddr(), err)

@@ -11,6 +11,9 @@ import (
 // Command fields, PS3.7 E.1. A response is its request with bit 15 set.
 const (
 	commandStoreRQ  uint16 = 0x0001
+	commandGetRQ    uint16 = 0x0010
+	commandFindRQ   uint16 = 0x0020
+	commandMoveRQ   uint16 = 0x0021
 	commandEchoRQ   uint16 = 0x0030
 	commandCancelRQ uint16 = 0x0FFF
 	commandResponse uint16 = 0x8000
@@ -34,6 +37,7 @@ const (
 	elementCommandField         = 0x0100
 	elementMessageID            = 0x0110
 	elementMessageIDRespondedTo = 0x0120
+	elementMoveDestination      = 0x0600
 	elementPriority             = 0x0700
 	elementDataSetType          = 0x0800
 	elementStatus               = 0x0900
@@ -45,6 +49,12 @@ const (
 	elementEventTypeID          = 0x1002
 	elementAttributeList        = 0x1005
 	elementActionTypeID         = 0x1008
+	elementRemaining            = 0x1020 // numbers of sub-operations
+	elementCompleted            = 0x1021
+	elementFailed               = 0x1022
+	elementWarning              = 0x1023
+	elementMoveOriginator       = 0x1030
+	elementMoveOriginatorID     = 0x1031
 )
 
 const (
@@ -69,6 +79,7 @@ type command struct {
 	affectedSOPInstance  string
 	requestedSOPInstance string
 	errorComment         string
+	moveDestination      string
 	field                optional
 	messageID            optional
 	respondedTo          optional
@@ -79,8 +90,14 @@ type command struct {
 	actionType           optional
 	offending            []dataset.Tag
 	attributes           []dataset.Tag
-	reply                []byte // the data set of its response, made here
-	after                func() // called once the response is sent
+	remaining            optional // numbers of sub-operations
+	completed            optional
+	failed               optional
+	warning              optional
+
+	reply   []byte         // the data set of its response, made here
+	numbers *SubOperations // of its response, made here; nil is none
+	after   func()         // called once the response is sent
 }
 
 // hasDataSet says whether a data set follows. PS3.7 9.3: the element is
@@ -134,6 +151,16 @@ func (c *command) set(element uint16, value []byte) error {
 		c.affectedSOPInstance = trimValue(value)
 	case elementErrorComment:
 		c.errorComment = wireComment(trimValue(value))
+	case elementMoveDestination:
+		c.moveDestination = trimValue(value)
+	case elementRemaining:
+		number = &c.remaining
+	case elementCompleted:
+		number = &c.completed
+	case elementFailed:
+		number = &c.failed
+	case elementWarning:
+		number = &c.warning
 	case elementOffendingElement:
 		c.offending = decodeTags(value, maxOffendingElements)
 	case elementAttributeList:
@@ -259,6 +286,9 @@ func response(rq *command, e *StatusError) []byte {
 	}
 	if rq.actionType.present {
 		w.number(elementActionTypeID, rq.actionType.value)
+	}
+	if rq.numbers != nil {
+		rq.numbers.write(w, e.Status.Pending() || e.Status == StatusCanceled)
 	}
 	return w.bytes()
 }

@@ -13,6 +13,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/dimse/pdu"
 )
 
 // TestConformanceStatement keeps the numbers of CONFORMANCE.md true.
@@ -32,6 +33,35 @@ func TestConformanceStatement(t *testing.T) {
 			t.Errorf("CONFORMANCE.md does not say %q", want)
 		}
 	}
+}
+
+// TestConformanceOfQuery holds the rows on query and retrieve against what is
+// accepted and answered.
+func TestConformanceOfQuery(t *testing.T) {
+	b, err := os.ReadFile("CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		rq := request()
+		classes := []string{dimse.PatientRootFind, dimse.PatientRootMove, dimse.PatientRootGet, dimse.StudyRootFind, dimse.StudyRootMove, dimse.StudyRootGet}
+		for i, uid := range classes {
+			rq.Contexts = append(rq.Contexts, pdu.PresentationContextRQ{ID: byte(7 + 2*i), AbstractSyntax: uid, TransferSyntaxes: []string{implicitLE}})
+		}
+		ac := dial(t, listen(t, &dimse.Server{Handler: &queried{}})).Associate(rq)
+		for i, uid := range classes {
+			_, provided := any(&queried{}).(dimse.Mover)
+			wanted := provided || !strings.HasSuffix(uid, ".2") // it has no C-MOVE
+			if accepted := ac.Contexts[3+i].Result == pdu.ContextAccepted; accepted != wanted || !strings.Contains(string(b), uid) {
+				t.Errorf("%s accepted %v, want %v, and to be listed in CONFORMANCE.md", uid, accepted, wanted)
+			}
+		}
+		for _, want := range []string{"at most 1048576 bytes, else A700H", dimse.StatusUnknownDestination.String()[:5], dimse.StatusCanceled.String()[:5], dimse.StatusPendingWarning.String()[:5]} {
+			if !strings.Contains(string(b), want) {
+				t.Errorf("CONFORMANCE.md does not say %q", want)
+			}
+		}
+	})
 }
 
 // TestConformanceOfNegotiation holds the rows on negotiation against what a

@@ -53,6 +53,8 @@ func (a *acceptor) checkStore(pc *presentation, rq *command) *StatusError {
 	sopClass := []dataset.Tag{{Group: 0, Element: elementAffectedSOPClass}}
 	sopInstance := []dataset.Tag{{Group: 0, Element: elementAffectedSOPInstance}}
 	switch {
+	case !pc.roles.SCU: // accepted for C-GET alone
+		return &StatusError{Status: StatusNotAuthorized, Comment: "not in the role negotiated for this SOP class"}
 	case !a.set.stores(pc.abstractSyntax),
 		rq.affectedSOPClass != "" && rq.affectedSOPClass != pc.abstractSyntax && !a.set.supports(rq.affectedSOPClass):
 		return &StatusError{Status: StatusSOPClassNotSupported, OffendingElements: sopClass}

@@ -17,6 +17,7 @@ type presentation struct {
 	abstractSyntax string
 	transferSyntax string
 	roles          negotiatedRoles
+	extended       []byte // the answer to the SOP class extended negotiation
 }
 
 // exchange reads and writes DIMSE messages on an established association

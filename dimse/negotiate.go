@@ -28,14 +28,15 @@ func knownTransferSyntaxes() map[string]bool {
 	return known
 }
 
-// defaultSOPClasses accepts Verification and, where there is a handler, storage.
-func defaultSOPClasses(storage, private bool) func(string) bool {
+// defaultSOPClasses accepts Verification and, where there is a handler, storage
+// and what it provides of query and retrieve.
+func defaultSOPClasses(h Handler, private bool) func(string) bool {
 	return func(uid string) bool {
-		if uid == VerificationSOPClass {
+		if uid == VerificationSOPClass || providesQuery(h, uid) {
 			return true
 		}
 		_, known := dataset.StorageSOPClasses[uid]
-		return storage && (known || private && privateStorage(uid))
+		return h != nil && (known || private && privateStorage(uid))
 	}
 }
 
@@ -43,7 +44,7 @@ func defaultSOPClasses(storage, private bool) func(string) bool {
 // syntax, which was accepted.
 func (set *settings) stores(abstractSyntax string) bool {
 	_, normalized := set.normalized[abstractSyntax]
-	return set.handler != nil && abstractSyntax != VerificationSOPClass && !normalized
+	return set.handler != nil && abstractSyntax != VerificationSOPClass && !normalized && queryCommands[abstractSyntax] == 0
 }
 
 // privateStorage says whether uid may be a private storage SOP class, or one of
@@ -85,7 +86,7 @@ func (set *settings) negotiate(rq *pdu.AssociateRQ, admission Admission) (*pdu.A
 		ac.Contexts = append(ac.Contexts, answer)
 		if answer.Result == pdu.ContextAccepted {
 			accepted = append(accepted, &presentation{id: pc.ID, abstractSyntax: pc.AbstractSyntax, transferSyntax: answer.TransferSyntax,
-				roles: set.grantRoles(pc.AbstractSyntax, roles)})
+				roles: set.grantRoles(pc.AbstractSyntax, roles, admission)})
 		}
 	}
 	ac.User = set.answerUser(&rq.User, admission, accepted)
@@ -113,14 +114,14 @@ func (set *settings) answer(pc pdu.PresentationContextRQ, admission Admission, r
 		a.Result = pdu.ContextAbstractNotSupported
 		return a
 	}
-	if !admission.allows(pc.AbstractSyntax) || set.grantRoles(pc.AbstractSyntax, roles).Roles == (Roles{}) {
+	if set.grantRoles(pc.AbstractSyntax, roles, admission).Roles == (Roles{}) {
 		// Not for this peer; or it would be what it cannot be here, and a context
 		// without a role for it would carry nothing.
 		a.Result = pdu.ContextUserRejection
 		return a
 	}
 	for _, ts := range pc.TransferSyntaxes {
-		if set.transferSyntaxes[ts] {
+		if set.transferSyntaxes[ts] && (queryCommands[pc.AbstractSyntax] == 0 || queryTransferSyntax(ts)) {
 			a.Result, a.TransferSyntax = pdu.ContextAccepted, ts
 			return a
 		}
@@ -159,9 +160,16 @@ func (set *settings) answerUser(rq *pdu.UserInformation, admission Admission, ac
 		open[pc.abstractSyntax] = true
 	}
 	for _, x := range rq.SOPClassExtended {
-		if open[x.SOPClassUID] && set.stores(x.SOPClassUID) {
-			open[x.SOPClassUID] = false // PS3.7 D.3.3.5: one answer each
-			u.SOPClassExtended = append(u.SOPClassExtended, pdu.SOPClassExtended{SOPClassUID: x.SOPClassUID, Information: storageSupport()})
+		information := set.extendedAnswer(x.SOPClassUID, x.Information)
+		if !open[x.SOPClassUID] || information == nil {
+			continue
+		}
+		open[x.SOPClassUID] = false // PS3.7 D.3.3.5: one answer each
+		u.SOPClassExtended = append(u.SOPClassExtended, pdu.SOPClassExtended{SOPClassUID: x.SOPClassUID, Information: information})
+		for _, pc := range accepted {
+			if pc.abstractSyntax == x.SOPClassUID {
+				pc.extended = information
+			}
 		}
 	}
 	if id := rq.UserIdentity; id != nil && id.PositiveResponseRequested && admission.Identified {

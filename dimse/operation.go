@@ -17,8 +17,9 @@ type operations struct {
 
 	inFlight int64 // guarded by flow.mu: what they hold
 
-	opsMu  sync.Mutex
-	active map[uint16]context.CancelFunc // guarded by opsMu: by Message ID
+	opsMu    sync.Mutex                    // guards what follows, by Message ID
+	active   map[uint16]context.CancelFunc // all
+	canceler map[uint16]context.CancelFunc // those that C-CANCEL may end
 }
 
 // open makes as many places as the window negotiated, of which nil is the
@@ -30,6 +31,7 @@ func (o *operations) open(window *pdu.AsyncOperations) {
 	}
 	o.window = make(chan struct{}, places)
 	o.active = map[uint16]context.CancelFunc{}
+	o.canceler = map[uint16]context.CancelFunc{}
 }
 
 // wait waits until no operation runs.
@@ -51,6 +53,29 @@ func (o *operations) leave(messageID uint16) {
 	o.opsMu.Lock()
 	defer o.opsMu.Unlock()
 	delete(o.active, messageID)
+}
+
+// cancelable lets C-CANCEL end an operation, until the function that it returns is
+// called.
+func (o *operations) cancelable(messageID uint16, cancel context.CancelFunc) (end func()) {
+	o.opsMu.Lock()
+	defer o.opsMu.Unlock()
+	o.canceler[messageID] = cancel
+	return func() {
+		o.opsMu.Lock()
+		defer o.opsMu.Unlock()
+		delete(o.canceler, messageID)
+	}
+}
+
+// cancelOne is what a C-CANCEL-RQ asks for, PS3.7 9.3.2.3. One that comes when the
+// operation is over means nothing.
+func (o *operations) cancelOne(messageID uint16) {
+	o.opsMu.Lock()
+	defer o.opsMu.Unlock()
+	if cancel := o.canceler[messageID]; cancel != nil {
+		cancel()
+	}
 }
 
 // perform carries out a request beside the goroutine that reads, and returns

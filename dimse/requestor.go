@@ -23,6 +23,7 @@ type Conn struct {
 	accepted map[PresentationKey]*presentation // not changed after associate
 	places   chan struct{}                     // one for each operation; not changed after Associate
 	services map[string]NService               // for what the peer asks
+	wanted   map[string]Roles                  // the roles proposed: many peers do not answer them
 	ctx      context.Context                   // ends with the association
 	cancel   context.CancelFunc
 
@@ -45,6 +46,7 @@ type Conn struct {
 type invocation struct {
 	pc       *presentation
 	field    uint16
+	several  bool          // pending responses may come first
 	response chan *command // holds one
 }
 
@@ -140,11 +142,19 @@ func survives(err error) bool {
 	}
 }
 
+// ErrUnsent is returned where nothing was sent because of what was to be sent: a
+// data set that could not be read from its beginning, for example. The
+// association goes on.
+var ErrUnsent = errors.New("nothing was sent")
+
 // localError is a failure from before anything was sent.
 type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
+
+// Is says that it is an ErrUnsent, whatever the reason.
+func (e *localError) Is(target error) bool { return target == ErrUnsent }
 
 // end closes the connection, once.
 func (c *Conn) end(err error) {
@@ -236,11 +246,16 @@ func (c *Conn) accept(rq *pdu.AssociateRQ, ac *pdu.AssociateAC) error {
 // explain finds out whether a write failed because the peer had aborted or
 // answered: then that is the error.
 func (c *Conn) explain(err error) error {
+	c.reading <- struct{}{} // whoever reads finds the same end
+	defer func() { <-c.reading }()
+	return c.explainAsReader(err)
+}
+
+// explainAsReader is explain for who holds c.reading.
+func (c *Conn) explainAsReader(err error) error {
 	if errors.Is(err, errStopping) || errors.Is(err, errIdle) {
 		return err
 	}
-	c.reading <- struct{}{} // whoever reads finds the same end
-	defer func() { <-c.reading }()
 	if c.readErr != nil {
 		return c.readErr
 	}
@@ -277,7 +292,7 @@ func (c *Conn) AcceptedContexts() []PresentationKey {
 // invoke registers a request that is about to be sent, and returns its Message
 // ID. c.sending must be held.
 func (c *Conn) invoke(pc *presentation, field uint16) (uint16, invocation) {
-	inv := invocation{pc: pc, field: field, response: make(chan *command, 1)}
+	inv := invocation{pc: pc, field: field, several: inquires(field), response: make(chan *command, 1)}
 	c.state.Lock()
 	defer c.state.Unlock()
 	for {
@@ -360,7 +375,9 @@ func (c *Conn) answers(got *presentation, rsp *command) (invocation, error) {
 	case got != inv.pc:
 		return inv, mixed(inv.pc.id, got.id)
 	}
-	c.forget(rsp.respondedTo.value)
+	if !inv.several || !Status(rsp.status.value).Pending() {
+		c.forget(rsp.respondedTo.value)
+	}
 	return inv, nil
 }
 

@@ -14,17 +14,34 @@ type negotiatedRoles struct {
 }
 
 // grantRoles answers what was proposed for an abstract syntax. Without a
-// proposal the requestor is SCU.
-func (set *settings) grantRoles(abstractSyntax string, proposals map[string]pdu.RoleSelection) negotiatedRoles {
+// proposal the requestor is SCU. None is granted for what is not for this peer.
+func (set *settings) grantRoles(abstractSyntax string, proposals map[string]pdu.RoleSelection, admission Admission) negotiatedRoles {
 	possible := Roles{SCU: true}
 	if s, ok := set.normalized[abstractSyntax]; ok && s.Requestor != (Roles{}) {
 		possible = s.Requestor
+	}
+	if !admission.allows(abstractSyntax) {
+		possible = Roles{}
+	}
+	if set.stores(abstractSyntax) {
+		possible.SCP = set.fetches(admission)
 	}
 	proposal, proposed := proposals[abstractSyntax]
 	if !proposed {
 		proposal.SCU = true
 	}
 	return negotiatedRoles{Roles{SCU: possible.SCU && proposal.SCU, SCP: possible.SCP && proposal.SCP}, proposed}
+}
+
+// fetches says whether a peer may retrieve with C-GET, and so be SCP of storage,
+// PS3.4 C.4.3.
+func (set *settings) fetches(admission Admission) bool {
+	for _, get := range []string{PatientRootGet, StudyRootGet} {
+		if providesQuery(set.handler, get) && admission.allows(get) {
+			return true
+		}
+	}
+	return false
 }
 
 // proposeRoles makes the proposals in the order of the contexts.

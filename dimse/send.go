@@ -16,10 +16,22 @@ import (
 // syntax. After these two, and after a data set that could not be read from its
 // beginning, the association goes on; after any other error it is closed.
 func (c *Conn) Store(ctx context.Context, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+	return c.StoreFor(ctx, MoveOriginator{}, sopClassUID, sopInstanceUID, transferSyntaxUID, data)
+}
+
+// MoveOriginator names the C-MOVE that a C-STORE is a sub-operation of. Without
+// an AE title it is of none.
+type MoveOriginator struct {
+	AETitle   string
+	MessageID uint16
+}
+
+// StoreFor is Store as a sub-operation of a C-MOVE, PS3.7 9.1.1.1.
+func (c *Conn) StoreFor(ctx context.Context, origin MoveOriginator, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
 	var status Status
 	err := c.do(ctx, func() error {
 		var err error
-		status, err = c.store(sopClassUID, sopInstanceUID, transferSyntaxUID, data)
+		status, err = c.store(origin, sopClassUID, sopInstanceUID, transferSyntaxUID, data)
 		return err
 	})
 	return status, err
@@ -29,7 +41,7 @@ func (c *Conn) Store(ctx context.Context, sopClassUID, sopInstanceUID, transferS
 // so that both leave in one write.
 const commandRoom = 4096
 
-func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
+func (c *Conn) store(origin MoveOriginator, sopClassUID, sopInstanceUID, transferSyntaxUID string, data io.Reader) (Status, error) {
 	pc := c.accepted[PresentationKey{sopClassUID, transferSyntaxUID}]
 	if pc == nil {
 		return 0, ErrNoContext
@@ -40,12 +52,7 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 	c.sending.Lock()
 	id, inv := c.invoke(pc, commandStoreRQ)
 	defer c.forget(id)
-	w := newCommandWriter(commandStoreRQ, sopClassUID)
-	w.number(elementMessageID, id)
-	w.number(elementPriority, priorityMedium)
-	w.number(elementDataSetType, dataSetFollows)
-	w.uid(elementAffectedSOPInstance, sopInstanceUID)
-	err := c.sendMessage(pc, w.bytes(), data)
+	err := c.sendMessage(pc, storeRequest(id, sopClassUID, sopInstanceUID, origin), data)
 	c.sending.Unlock()
 	switch err.(type) {
 	case nil:
@@ -59,6 +66,20 @@ func (c *Conn) store(sopClassUID, sopInstanceUID, transferSyntaxUID string, data
 		return 0, err
 	}
 	return statusOf(rsp)
+}
+
+// storeRequest encodes a C-STORE-RQ.
+func storeRequest(messageID uint16, sopClassUID, sopInstanceUID string, origin MoveOriginator) []byte {
+	w := newCommandWriter(commandStoreRQ, sopClassUID)
+	w.number(elementMessageID, messageID)
+	w.number(elementPriority, priorityMedium)
+	w.number(elementDataSetType, dataSetFollows)
+	w.uid(elementAffectedSOPInstance, sopInstanceUID)
+	if origin.AETitle != "" {
+		w.text(elementMoveOriginator, origin.AETitle)
+		w.number(elementMoveOriginatorID, origin.MessageID)
+	}
+	return w.bytes()
 }
 
 // sendAtOnce is how much is written at once where the peer takes short PDUs only.

@@ -202,7 +202,7 @@ func (s *Server) prepare() error {
 		set.log = slog.New(slog.DiscardHandler)
 	}
 	if set.supports == nil {
-		set.supports = defaultSOPClasses(s.Handler != nil, s.AcceptPrivateSOPClasses)
+		set.supports = defaultSOPClasses(s.Handler, s.AcceptPrivateSOPClasses)
 	} else if s.AcceptPrivateSOPClasses {
 		chosen := set.supports
 		set.supports = func(uid string) bool { return chosen(uid) || privateStorage(uid) }

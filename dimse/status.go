@@ -38,6 +38,15 @@ const (
 	StatusCoercion             Status = 0xB000 // stored, elements changed
 	StatusElementsDiscarded    Status = 0xB006 // stored, elements dropped
 	StatusMismatchWarning      Status = 0xB007 // stored, data set does not match SOP class
+
+	// Of queries and retrievals, PS3.4 C.4.
+	StatusUnableToCalculate  Status = 0xA701 // out of resources: number of matches
+	StatusUnableToPerform    Status = 0xA702 // out of resources: sub-operations
+	StatusUnknownDestination Status = 0xA801 // of a C-MOVE
+	StatusSubOperations      Status = 0xB000 // done, but sub-operations failed or had warnings
+	StatusCanceled           Status = 0xFE00 // by C-CANCEL
+	StatusPending            Status = 0xFF00
+	StatusPendingWarning     Status = 0xFF01 // an optional key is not supported
 )
 
 // Warning says whether the operation was done although not quite as asked.
@@ -48,6 +57,9 @@ func (s Status) Warning() bool {
 
 // Failure says whether the operation was not done.
 func (s Status) Failure() bool { return s != StatusSuccess && !s.Warning() }
+
+// Pending says whether more responses follow.
+func (s Status) Pending() bool { return s == StatusPending || s == StatusPendingWarning }
 
 // String writes the status as the standard does, with its meaning.
 func (s Status) String() string {
@@ -98,6 +110,12 @@ func (s Status) meaning() string {
 		return "resource limitation"
 	case s&0xFF00 == 0xA700:
 		return "out of resources"
+	case s == StatusUnknownDestination:
+		return "move destination unknown"
+	case s == StatusCanceled:
+		return "canceled"
+	case s.Pending():
+		return "pending"
 	case s&0xFF00 == 0xA800:
 		return "SOP class not supported"
 	case s&0xFF00 == 0xA900:

@@ -233,6 +233,13 @@ func (t *transport) fail(err error) {
 	}
 }
 
+// failing says whether fail was called.
+func (t *transport) failing() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failure != nil
+}
+
 // stop ends the association once the message that is being received, if any, is
 // there; what was received is answered. It may be called from any goroutine.
 func (t *transport) stop() {

@@ -12,8 +12,8 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
-	"hilum/node/access"
 	"hilum/node/config"
+	"hilum/node/connect"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -171,20 +171,11 @@ func (f *forwarder) send(ctx context.Context, sopInstanceUID string) (store.Inst
 	if _, err := r.Seek(meta.DataSetOffset, io.SeekStart); err != nil {
 		return in, 0, fmt.Errorf("read the object: %w", err)
 	}
-	client := dimse.Client{
-		CallingAETitle: f.calling,
-		CalledAETitle:  f.destination.AETitle,
-		Timeout:        f.destination.Timeout,
-		Contexts:       []dimse.PresentationContext{{AbstractSyntax: in.SOPClassUID, TransferSyntaxes: []string{in.TransferSyntaxUID}}},
-	}
-	if f.destination.TLS.Enabled {
-		if client.TLS, err = access.ClientTLS(f.destination.TLS); err != nil {
-			return in, 0, &unreachable{fmt.Errorf("TLS with %s: %w", f.destination.Name, err)}
-		}
-	}
-	conn, err := client.Dial(ctx, f.destination.Address)
+	conn, err := connect.Dial(ctx, f.destination, f.calling, connect.Association{
+		Contexts: []dimse.PresentationContext{{AbstractSyntax: in.SOPClassUID, TransferSyntaxes: []string{in.TransferSyntaxUID}}},
+	})
 	if err != nil {
-		return in, 0, &unreachable{fmt.Errorf("connect to %s (%s): %w", f.destination.Name, f.destination.Address, err)}
+		return in, 0, &unreachable{err}
 	}
 	status, err := conn.Store(ctx, in.SOPClassUID, in.SOPInstanceUID, in.TransferSyntaxUID, r)
 	if err != nil {

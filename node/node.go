@@ -231,9 +231,14 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 	if err != nil {
 		return err
 	}
+	arc := newArchive(st, cfg, o.Logger)
+	n.onStop("move destinations", func(context.Context) error { arc.releases.Wait(); return nil })
 	server := &dimse.Server{
-		AcceptAnyCalledAETitle:  true, // the rules know which titles are right
-		Handler:                 &receiver{store: st, assembler: asm, log: o.Logger},
+		AcceptAnyCalledAETitle: true, // the rules know which titles are right
+		Handler: struct {
+			*receiver
+			*archive
+		}{&receiver{store: st, assembler: asm, log: o.Logger}, arc},
 		Normalized:              peers.normalized(),
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
@@ -301,6 +306,11 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 	for _, p := range cfg.Peers {
 		if _, err := access.ClientTLS(p.TLS); p.TLS.Enabled && err != nil {
 			return fmt.Errorf("peer %s: %w", p.AETitle, err)
+		}
+	}
+	for _, d := range cfg.MoveDestinations {
+		if _, err := access.ClientTLS(d.TLS); d.TLS.Enabled && err != nil {
+			return fmt.Errorf("move destination %s: %w", d.AETitle, err)
 		}
 	}
 	if cfg.TLS.Certificate == "" {

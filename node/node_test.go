@@ -63,7 +63,11 @@ func testConfig(t *testing.T, args ...string) config.Config {
 // start runs a node and a client of it; both end with the test.
 func start(t *testing.T, cfg config.Config) (*node.Node, *web.Client) {
 	t.Helper()
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	return startLogging(t, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+}
+
+func startLogging(t *testing.T, cfg config.Config, log *slog.Logger) (*node.Node, *web.Client) {
+	t.Helper()
 	n, err := node.Start(t.Context(), node.Options{Config: cfg, Version: "test", Logger: log})
 	if err != nil {
 		t.Fatal(err)

@@ -231,7 +231,7 @@ func indexLater(tx *bbolt.Tx, uid string, images []imageRecord) error {
 	if err := putUint(meta, keyOrder, max(r.Filed, getUint(meta, keyOrder))); err != nil {
 		return err
 	}
-	return putJSON(tx.Bucket(bucketSeries), []byte(uid), r)
+	return putSeries(tx, uid, r)
 }
 
 // forgetSeries takes a series out of an index, reading all of it: it is rare.
@@ -256,7 +256,7 @@ func forgetSeries(tx *bbolt.Tx, uid string) error {
 	if err := forgetQuarantine(tx, uid); err != nil {
 		return err
 	}
-	return tx.Bucket(bucketSeries).Delete([]byte(uid))
+	return deleteSeriesRecord(tx, uid)
 }
 
 // removeSpools removes what backups left that a crash ended.

@@ -96,7 +96,7 @@ func (s *Store) deleteSeries(uid string, still func(Series) bool, jobs []string)
 		if err := putUint(tx.Bucket(bucketTombstones), []byte(uid), seq); err != nil {
 			return err
 		}
-		return bucket.Delete([]byte(uid))
+		return deleteSeriesRecord(tx, uid)
 	})
 	if err != nil {
 		return false, fmt.Errorf("delete series: %w", err)

@@ -69,7 +69,7 @@
 //
 // # Series file
 //
-//	meta    schema = 1; series = SeriesInstanceUID
+//	meta    schema = 2; series = SeriesInstanceUID
 //	images  key -> JSON: sha256, reason, order, seq, image (Instance)
 //	data    key -> bucket: chunk number (8 bytes, big endian) -> up to 1048384 bytes;
 //	        with more than 8 chunks: key -> bucket: group -> bucket of the 8 chunks
@@ -83,8 +83,10 @@
 //
 // # Index
 //
-//	meta        schema = 1; order, seq: highest numbers given to filed records
+//	meta        schema = 2; order, seq: highest numbers given to filed records
 //	series      UID -> JSON: Filed (order up to which it counts), Series
+//	studies     study UID, zero byte, series UID -> nothing
+//	patients    16 bytes of the SHA-256 of the Patient ID, study UID, zero byte, series UID -> nothing
 //	instances   SOPInstanceUID -> version 1, SHA-256, size (8 bytes), series UID
 //	quarantine  key -> JSON
 //	tombstones  series UID -> seq at its deletion

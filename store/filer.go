@@ -346,7 +346,7 @@ func indexRecords(tx *bbolt.Tx, recs []*record, images []imageRecord) error {
 		top, seq = max(top, rec.order), max(seq, rec.seq)
 	}
 	for uid, r := range series {
-		if err := putJSON(tx.Bucket(bucketSeries), []byte(uid), r); err != nil {
+		if err := putSeries(tx, uid, *r); err != nil {
 			return err
 		}
 	}

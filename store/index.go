@@ -18,7 +18,7 @@ import (
 
 // schemaVersion is the format that doc.go describes; migrate.go says what to do
 // when it changes.
-const schemaVersion = 1
+const schemaVersion = 2
 
 const indexName = "index.db"
 
@@ -26,6 +26,8 @@ const indexName = "index.db"
 var (
 	bucketMeta       = []byte("meta")
 	bucketSeries     = []byte("series")
+	bucketStudies    = []byte("studies")
+	bucketPatients   = []byte("patients")
 	bucketInstances  = []byte("instances")
 	bucketQuarantine = []byte("quarantine")
 	bucketTombstones = []byte("tombstones")
@@ -63,8 +65,8 @@ func openIndex(dir string, m migrator) (x *index, fresh bool, err error) {
 	path := filepath.Join(dir, indexName)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		db, err := createBolt(path, func(tx *bbolt.Tx) error {
-			for _, name := range [][]byte{bucketMeta, bucketSeries, bucketInstances, bucketQuarantine,
-				bucketTombstones, bucketJobs, bucketJobKeys, bucketJobStates} {
+			for _, name := range [][]byte{bucketMeta, bucketSeries, bucketStudies, bucketPatients, bucketInstances,
+				bucketQuarantine, bucketTombstones, bucketJobs, bucketJobKeys, bucketJobStates} {
 				if _, err := tx.CreateBucket(name); err != nil {
 					return err
 				}

@@ -20,7 +20,9 @@ type migration struct {
 }
 
 // migrations holds at n-1 the step from version n to n+1. Version 1 is the first.
-var migrations = []migration{}
+var migrations = []migration{
+	{index: migrateToStudies},
+}
 
 // migrator brings bbolt files to the newest version.
 type migrator struct {

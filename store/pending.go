@@ -18,6 +18,7 @@ type pendingSeries struct {
 	first   Instance // the first kept image
 	hasKept bool     // first is set
 	sources []string
+	classes []string  // SOP classes
 	last    time.Time // when the last kept image was received
 	retry   time.Time // filing failed: not before this time
 }
@@ -46,6 +47,9 @@ func (s *Store) admit(rec *record, inst Instance) {
 		}
 		if !slices.Contains(ps.sources, inst.Source) {
 			ps.sources = append(ps.sources, inst.Source)
+		}
+		if !slices.Contains(ps.classes, inst.SOPClassUID) {
+			ps.classes = append(ps.classes, inst.SOPClassUID)
 		}
 		if inst.Received.After(ps.last) {
 			ps.last = inst.Received
@@ -98,6 +102,7 @@ func (r *seriesRecord) add(img imageRecord, old entry, replaces bool) {
 		return
 	}
 	r.describe(img.Image)
+	r.Series.classify(img.Image.SOPClassUID)
 	r.Series.Bytes += img.Image.Size
 	r.Series.see(img.Image.Source, img.Image.Received)
 	if !replaces {
@@ -138,6 +143,14 @@ func (v *Series) see(source string, at time.Time) {
 	}
 }
 
+// classify notes the SOP class of an image, unless those of the images before are
+// not known.
+func (v *Series) classify(sopClass string) {
+	if (v.Instances == 0 || v.SOPClasses != nil) && !slices.Contains(v.SOPClasses, sopClass) {
+		v.SOPClasses = append(slices.Clip(v.SOPClasses), sopClass)
+	}
+}
+
 // with adds what is pending to what is filed.
 func (r seriesRecord) with(ps *pendingSeries) Series {
 	if ps == nil || !ps.hasKept {
@@ -147,6 +160,9 @@ func (r seriesRecord) with(ps *pendingSeries) Series {
 	v := r.Series
 	for _, src := range ps.sources {
 		v.see(src, ps.last)
+	}
+	for _, class := range ps.classes {
+		v.classify(class)
 	}
 	if ps.first.Received.Before(v.FirstReceived) {
 		v.FirstReceived = ps.first.Received
@@ -284,7 +300,7 @@ func (s *Store) UpdateSeries(uid string, fn func(*Series) error) error {
 		}
 		r.Series.State, r.Series.Reason = v.State, v.Reason
 		r.Series.Revision, r.Series.CompleteInstances = v.Revision, v.CompleteInstances
-		return putJSON(tx.Bucket(bucketSeries), []byte(uid), r)
+		return putSeries(tx, uid, r)
 	})
 	if err != nil {
 		return err

@@ -202,6 +202,6 @@ func (s *Store) rebuildSeries(path string) error {
 		if err := putUint(meta, keyOrder, max(r.Filed, getUint(meta, keyOrder))); err != nil {
 			return err
 		}
-		return putJSON(tx.Bucket(bucketSeries), []byte(series), r)
+		return putSeries(tx, series, r)
 	})
 }

@@ -23,6 +23,7 @@ type Series struct {
 	Instances         int
 	Bytes             int64
 	Sources           []string // calling AE titles, in order of appearance
+	SOPClasses        []string `json:",omitempty"` // of the images; nil when a version before 2 began the series
 	FirstReceived     time.Time
 	LastReceived      time.Time
 

@@ -213,3 +213,24 @@ func runLength(b []byte, double, pn bool) int {
 	}
 	return len(b)
 }
+
+// EncodeText returns UTF-8 text in the characters of one defined term of Specific
+// Character Set, without code extensions, and whether that can hold it. The empty
+// term is ASCII.
+func EncodeText(s, term string) ([]byte, bool) {
+	if ascii([]byte(s)) {
+		return []byte(s), true
+	}
+	e := characterSet(term)
+	if e == nil || strings.Contains(strings.ToUpper(term), "2022") {
+		return nil, false
+	}
+	if e == unicode.UTF8 {
+		return []byte(s), utf8.ValidString(s)
+	}
+	out, err := e.NewEncoder().Bytes([]byte(s))
+	if err != nil || decodeWith(e, out) != s {
+		return nil, false
+	}
+	return out, true
+}

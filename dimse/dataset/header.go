@@ -3,7 +3,9 @@ package dataset
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 // Header holds the wanted top-level elements of a data set. The zero Header is empty
 // and ready to use. A Header holds patient data: it must not be logged.
 type Header struct {
+	all    bool // every element is wanted
 	want   map[Tag]struct{}
 	values map[Tag]value
 }
@@ -36,7 +39,7 @@ func newHeader(want []Tag) Header {
 // wants reports whether t is still to be found. A repeated element is damage that
 // every reader sees differently; here the first one counts.
 func (h Header) wants(t Tag) bool {
-	if _, ok := h.want[t]; !ok {
+	if _, ok := h.want[t]; !ok && (!h.all || t.Element == 0) {
 		return false
 	}
 	_, found := h.values[t]
@@ -62,6 +65,11 @@ func (h Header) signed() bool {
 func (h Header) Has(t Tag) bool {
 	_, ok := h.values[t]
 	return ok
+}
+
+// Tags returns the elements that are present, in ascending order.
+func (h Header) Tags() []Tag {
+	return slices.SortedFunc(maps.Keys(h.values), Tag.Compare)
 }
 
 // VR returns the value representation of t as found, or that of the dictionary where

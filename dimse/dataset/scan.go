@@ -41,6 +41,26 @@ func Scan(r io.Reader, transferSyntaxUID string, want []Tag, lim Limits) (Header
 	return s.header, nil
 }
 
+// ScanAll is Scan for every top-level element, for data sets that are small by
+// what they are: identifiers of queries. Group lengths are left out. Of a
+// sequence it keeps only that it is there, and of a value longer than
+// lim.MaxElementBytes nothing.
+func ScanAll(r io.Reader, transferSyntaxUID string, lim Limits) (Header, error) {
+	s := scanner{lim: lim.withDefaults(), header: newHeader(nil)}
+	s.header.all = true
+	s.visit = func(e element) error {
+		// The top level again: step pushes the items of a sequence later.
+		if len(s.stack) == 1 && e.vr == vrSQ && s.header.wants(e.tag) {
+			s.header.keep(e.tag, vrSQ, nil)
+		}
+		return nil
+	}
+	if err := s.run(r, transferSyntaxUID); err != nil {
+		return Header{}, err
+	}
+	return s.header, nil
+}
+
 // frame is one open sequence or item; the first is the data set itself.
 type frame struct {
 	tag       Tag   // of the sequence

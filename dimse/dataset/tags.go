@@ -18,6 +18,7 @@ var IndexTags = []Tag{
 	dicomtag.SeriesTime,
 	dicomtag.AcquisitionTime,
 	dicomtag.ContentTime,
+	dicomtag.AcquisitionDateTime,
 	dicomtag.AccessionNumber,
 	dicomtag.Modality,
 	dicomtag.Manufacturer,

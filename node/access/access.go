@@ -25,6 +25,7 @@ type Rules struct {
 	aeTitle       string // of the node
 	anyCalled     bool
 	refuseUnknown bool
+	unknown       peer            // the rule for those
 	peers         map[string]peer // by calling AE title
 	identity      string
 	users         map[string]config.User
@@ -42,7 +43,7 @@ type peer struct {
 func New(c config.Config) (*Rules, error) {
 	r := &Rules{
 		aeTitle: c.AETitle, anyCalled: c.AnyCalledAETitle,
-		refuseUnknown: c.UnknownPeers == config.UnknownRefuse, peers: map[string]peer{},
+		refuseUnknown: c.UnknownPeers == config.UnknownRefuse, unknown: peer{services: c.UnknownServices}, peers: map[string]peer{},
 		identity: c.UserIdentity, users: map[string]config.User{},
 	}
 	for _, p := range c.Peers {
@@ -66,6 +67,9 @@ func New(c config.Config) (*Rules, error) {
 // server must accept any.
 func (r *Rules) Admit(_ context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 	rule, known := r.peers[rq.CallingAETitle]
+	if !known {
+		rule = r.unknown
+	}
 	switch {
 	case !known && r.refuseUnknown:
 		return dimse.Admission{}, fmt.Errorf("%w: `peers` has no such calling AE title, and unknown ones are refused", dimse.ErrCallingAETitle)
@@ -96,6 +100,12 @@ func serviceOf(abstractSyntax string) string {
 		return config.ServiceCommitment
 	case dimse.PerformedProcedureStepSOPClass:
 		return config.ServiceMPPS
+	case dimse.PatientRootFind, dimse.StudyRootFind:
+		return config.ServiceFind
+	case dimse.PatientRootMove, dimse.StudyRootMove:
+		return config.ServiceMove
+	case dimse.PatientRootGet, dimse.StudyRootGet:
+		return config.ServiceGet
 	}
 	return config.ServiceStore
 }

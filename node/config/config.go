@@ -63,6 +63,8 @@ type Config struct {
 
 	// Peers with a calling AE title that `peers` does not name: `accept` or `refuse`.
 	UnknownPeers string `yaml:"unknown_peers"`
+	// What those may do, as `peers[].services` names it. Whoever may `find` sees the names of all patients.
+	UnknownServices []string `yaml:"unknown_services"`
 	// What becomes of the user that a peer may name when it asks for an association (PS3.7 D.3.3.7): `ignored`; `checked`: refused unless it is one of `users`; `required`: refused without one, too. Kerberos, SAML and JWT are not understood, and so refused where users are checked.
 	UserIdentity string `yaml:"user_identity"`
 
@@ -72,16 +74,22 @@ type Config struct {
 	Timeouts     Timeouts      `yaml:"timeouts"`
 	Series       Series        `yaml:"series"`
 	Destinations []Destination `yaml:"destinations"`
-	Plugins      []Plugin      `yaml:"plugins"`
-	Devices      []Device      `yaml:"devices"`
-	Pipelines    []Pipeline    `yaml:"pipelines"`
-	Rules        []Rule        `yaml:"rules"`
-	Jobs         Jobs          `yaml:"jobs"`
-	Reports      Reports       `yaml:"reports"`
-	Commitment   Commitment    `yaml:"commitment"`
-	MPPS         MPPS          `yaml:"mpps"`
-	Retention    Retention     `yaml:"retention"`
-	Log          Log           `yaml:"log"`
+
+	MoveDestinations []MoveDestination `yaml:"move_destinations"`
+
+	// Matches that one query (C-FIND) gets at most; one with more ends with status A700H. 0: no limit.
+	MaxMatches int `yaml:"max_matches"`
+
+	Plugins    []Plugin   `yaml:"plugins"`
+	Devices    []Device   `yaml:"devices"`
+	Pipelines  []Pipeline `yaml:"pipelines"`
+	Rules      []Rule     `yaml:"rules"`
+	Jobs       Jobs       `yaml:"jobs"`
+	Reports    Reports    `yaml:"reports"`
+	Commitment Commitment `yaml:"commitment"`
+	MPPS       MPPS       `yaml:"mpps"`
+	Retention  Retention  `yaml:"retention"`
+	Log        Log        `yaml:"log"`
 
 	// File is the file that was read, "" when there was none.
 	File string `yaml:"-"`
@@ -117,7 +125,7 @@ type Peer struct {
 	Certificates []string `yaml:"certificates"`
 	// AE titles by which it may call the node, beside `ae_title` or in place of it. Empty: as any peer may.
 	Called []string `yaml:"called"`
-	// What it may do: `echo`, `store`, `commitment` (ask for storage commitment, and report it), `mpps` (report performed procedure steps). Empty: everything.
+	// What it may do: `echo`, `store`, `find`, `move`, `get`, `commitment` (ask for storage commitment, and report it), `mpps` (report performed procedure steps). Empty: everything.
 	Services []string `yaml:"services"`
 	// Host and port where it accepts associations, for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
 	ReportTo string `yaml:"report_to"`
@@ -129,6 +137,9 @@ type Peer struct {
 const (
 	ServiceEcho       = "echo"
 	ServiceStore      = "store"
+	ServiceFind       = "find"
+	ServiceMove       = "move"
+	ServiceGet        = "get"
 	ServiceCommitment = "commitment"
 	ServiceMPPS       = "mpps"
 )
@@ -201,6 +212,20 @@ const (
 	ResultSC   = "sc"
 	ResultGSPS = "gsps"
 )
+
+// MoveDestination is a peer that images may be sent to by C-MOVE.
+type MoveDestination struct {
+	// AE title of the peer, unique; C-MOVE names it.
+	AETitle string `yaml:"ae_title"`
+	// Host and port of the peer.
+	Address string `yaml:"address"`
+	// AE title that the node calls itself by there. Empty: `ae_title` of the node.
+	CallingAETitle string `yaml:"calling_ae_title"`
+	// TLS with this peer.
+	TLS DestinationTLS `yaml:"tls"`
+	// Time to wait for the connection and for each answer.
+	Timeout time.Duration `yaml:"timeout"`
+}
 
 // DestinationTLS is how the node connects to a destination under TLS. Its files
 // are read for each delivery.
@@ -406,6 +431,15 @@ func DefaultPlugin() Plugin {
 	return p
 }
 
+// moveTimeout is the time to wait for a move destination.
+const moveTimeout = 30 * time.Second
+
+// itemDefaults are those of lists that have their own.
+func itemDefaults() []any {
+	_, destination, plugin, rule := defaults()
+	return []any{destination, plugin, rule, MoveDestination{Timeout: moveTimeout}}
+}
+
 // defaults is the one place where defaults are written: of the whole, of a
 // destination, of a plugin and of a rule.
 func defaults() (Config, Destination, Plugin, Rule) {
@@ -424,7 +458,10 @@ func defaults() (Config, Destination, Plugin, Rule) {
 		MaxInFlight:               256 << 20,
 		MaxInFlightPerAddress:     64 << 20,
 
-		UnknownPeers: UnknownAccept,
+		UnknownPeers:    UnknownAccept,
+		UnknownServices: []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS},
+		MaxMatches:      10_000,
+
 		UserIdentity: IdentityIgnored,
 		Timeouts:     Timeouts{ARTIM: 30 * time.Second, Idle: 5 * time.Minute},
 		Series:       Series{Quiet: quiet, AssociationWait: associationQuiets * quiet, GapWait: gapQuiets * quiet},

@@ -231,8 +231,7 @@ func (d *decoder) sequence(n ast.Node, v reflect.Value, key string) {
 
 // itemDefault is what an item of a list starts from.
 func itemDefault(t reflect.Type) reflect.Value {
-	_, destination, plugin, rule := defaults()
-	for _, v := range []any{destination, plugin, rule} {
+	for _, v := range itemDefaults() {
 		if reflect.TypeOf(v) == t {
 			return reflect.ValueOf(v)
 		}

@@ -69,6 +69,13 @@ func (c *Config) complete() {
 			d.MaxBackoff = max(d.MaxBackoff, d.Backoff)
 		}
 	}
+	for i := range c.MoveDestinations {
+		d := &c.MoveDestinations[i]
+		if d.CallingAETitle == "" {
+			d.CallingAETitle = c.AETitle
+		}
+		d.TLS.complete(c.TLS)
+	}
 	for i := range c.Peers {
 		c.Peers[i].TLS.complete(c.TLS)
 	}
@@ -126,6 +133,9 @@ func finish(c Config, folder string) (Config, error) {
 	}
 	for i := range c.Peers {
 		c.Peers[i].TLS.resolve(resolve)
+	}
+	for i := range c.MoveDestinations {
+		c.MoveDestinations[i].TLS.resolve(resolve)
 	}
 	for i := range c.Plugins {
 		resolve(&c.Plugins[i].Path)

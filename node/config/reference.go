@@ -20,15 +20,10 @@ func Reference() (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString("| key | default | meaning |\n|---|---|---|\n")
-	c, destination, plugin, rule := defaults()
-	items := map[reflect.Type]reflect.Value{
-		reflect.TypeFor[Destination](): reflect.ValueOf(destination),
-		reflect.TypeFor[Plugin]():      reflect.ValueOf(plugin),
-		reflect.TypeFor[Rule]():        reflect.ValueOf(rule),
-		reflect.TypeFor[Device]():      reflect.ValueOf(Device{}),
-		reflect.TypeFor[Pipeline]():    reflect.ValueOf(Pipeline{}),
-		reflect.TypeFor[Peer]():        reflect.ValueOf(Peer{}),
-		reflect.TypeFor[User]():        reflect.ValueOf(User{}),
+	c, _, _, _ := defaults()
+	items := map[reflect.Type]reflect.Value{}
+	for _, item := range append(itemDefaults(), Device{}, Pipeline{}, Peer{}, User{}) {
+		items[reflect.TypeOf(item)] = reflect.ValueOf(item)
 	}
 	if err := referenceRows(&b, reflect.ValueOf(c), "", comments, items); err != nil {
 		return "", err

@@ -21,8 +21,9 @@ const (
 	minInFlight     = 1 << 20  // less makes every peer wait for each answer
 	maxAttempts     = 1000     // with back-off this is weeks
 	maxProcesses    = 64       // each loads its model
-	maxThreads      = 1024     // more than any machine has cores
-	maxRuleName     = 64       // a column of a table
+	maxMatches      = 10_000_000
+	maxThreads      = 1024 // more than any machine has cores
+	maxRuleName     = 64   // a column of a table
 	minQuiet        = time.Millisecond
 	maxAETitle      = 16 // PS3.5 6.2, VR AE
 	maxModality     = 16 // PS3.5 6.2, VR CS
@@ -36,7 +37,7 @@ var (
 	formats      = []string{"text", "json"}
 	results      = []string{ResultSR, ResultSEG, ResultSC, ResultGSPS}
 	unknowns     = []string{UnknownAccept, UnknownRefuse}
-	services     = []string{ServiceEcho, ServiceStore, ServiceCommitment, ServiceMPPS}
+	services     = []string{ServiceEcho, ServiceStore, ServiceFind, ServiceMove, ServiceGet, ServiceCommitment, ServiceMPPS}
 	reports      = []string{ReportOpen, ReportNew}
 	fallbacks    = []string{FallbackFailed, FallbackBusy, FallbackNever}
 	priorities   = []string{PriorityRoutine, PriorityUrgent}
@@ -97,6 +98,8 @@ func (c *Config) validate(p *problems) {
 	v.peers(c)
 	v.users(c)
 	v.destinations(c)
+	v.moveDestinations(c)
+	v.between("max_matches", c.MaxMatches, 0, maxMatches)
 	v.plugins(c)
 	v.devices(c)
 	v.pipelines(c)
@@ -121,6 +124,12 @@ func (v validator) problem(key, format string, args ...any) {
 
 func (v validator) peers(c *Config) {
 	v.oneOf("unknown_peers", c.UnknownPeers, unknowns)
+	for i, s := range c.UnknownServices {
+		v.oneOf(fmt.Sprintf("unknown_services[%d]", i), s, services)
+	}
+	if len(c.UnknownServices) == 0 && c.UnknownPeers == UnknownAccept {
+		v.problem("unknown_services", "the list is empty: unknown peers would be accepted for nothing, write unknown_peers: refuse")
+	}
 	if c.UnknownPeers == UnknownRefuse && len(c.Peers) == 0 {
 		v.problem("unknown_peers", "unknown peers are refused and `peers` names none: every association would be refused")
 	}
@@ -155,7 +164,7 @@ func (v validator) peers(c *Config) {
 		if p.ReportTo != "" {
 			v.address(key+".report_to", p.ReportTo)
 		}
-		v.destinationTLS(key, p.TLS)
+		v.clientTLS(key+".tls", p.TLS)
 	}
 }
 
@@ -202,7 +211,7 @@ func (v validator) destinations(c *Config) {
 		if v.address(key+".address", d.Address) && d.Address == c.Listen {
 			v.problem(key+".address", "%s is this node: its results would come back to it", d.Address)
 		}
-		v.destinationTLS(key, d.TLS)
+		v.clientTLS(key+".tls", d.TLS)
 		if len(d.Results) == 0 {
 			v.problem(key+".results", "the list is empty: nothing would ever be sent there")
 		}
@@ -215,13 +224,35 @@ func (v validator) destinations(c *Config) {
 	}
 }
 
-func (v validator) destinationTLS(key string, t DestinationTLS) {
-	v.tls(key+".tls", t.Certificate, t.Key)
+// clientTLS looks at the TLS with a peer that the node connects to.
+func (v validator) clientTLS(key string, t DestinationTLS) {
+	v.tls(key, t.Certificate, t.Key)
 	if !t.Enabled && t != (DestinationTLS{}) {
-		v.problem(key+".tls.enabled", "the other keys of %s.tls do nothing without it: write enabled: true", key)
+		v.problem(key+".enabled", "the other keys of %s do nothing without it: write enabled: true", key)
 	}
 	if strings.ContainsAny(t.ServerName, " /:") {
-		v.problem(key+".tls.server_name", "%q is not the name of a host", t.ServerName)
+		v.problem(key+".server_name", "%q is not the name of a host", t.ServerName)
+	}
+}
+
+func (v validator) moveDestinations(c *Config) {
+	seen := map[string]int{}
+	for i, d := range c.MoveDestinations {
+		key := fmt.Sprintf("move_destinations[%d]", i)
+		v.aeTitle(key+".ae_title", d.AETitle)
+		if first, twice := seen[d.AETitle]; twice && d.AETitle != "" {
+			v.problem(key+".ae_title", "%q is the AE title of move_destinations[%d] too: write one of them", d.AETitle, first)
+		} else {
+			seen[d.AETitle] = i
+		}
+		if d.CallingAETitle != c.AETitle { // which has been looked at
+			v.aeTitle(key+".calling_ae_title", d.CallingAETitle)
+		}
+		if v.address(key+".address", d.Address) && d.Address == c.Listen {
+			v.problem(key+".address", "%s is this node: its images would come back to it", d.Address)
+		}
+		v.clientTLS(key+".tls", d.TLS)
+		v.positive(key+".timeout", d.Timeout)
 	}
 }
 

@@ -108,7 +108,7 @@ PACS as structured reports. For research use; not a medical device.
 	}
 	add("node", newServeCommand(g), newDemoCommand(), newConfigCommand(g), newPluginCommand(g), newRuleCommand(g))
 	add("look", newStudyCommand(g), newJobCommand(g), newFindingCommand(g), newDeliveryCommand(g), newStoreCommand(g))
-	add("peer", newEchoCommand(g), newSendCommand(g), newPhantomCommand())
+	add("peer", newEchoCommand(g), newFindCommand(g), newGetCommand(g), newMoveCommand(g), newSendCommand(g), newPhantomCommand())
 	add("train", newModelCommand(), newTrainCommand(g))
 	root.AddCommand(newVersionCommand())
 	wrapArgs(root)

@@ -1,0 +1,71 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"hilum/dimse"
+	"hilum/dimse/dataset"
+	"hilum/node/config"
+	"hilum/node/query"
+	"hilum/store"
+)
+
+// archive answers what peers ask of the store: C-FIND here, C-MOVE and C-GET in
+// retrieve.go. Who may ask, the access rules have decided when the association was
+// accepted; the network side logs who asked, and what became of it.
+type archive struct {
+	store        *store.Store
+	aeTitle      string
+	destinations map[string]config.MoveDestination // by AE title
+	maxMatches   int                               // 0 is no limit
+	log          *slog.Logger
+	releases     sync.WaitGroup // of associations with move destinations
+}
+
+func newArchive(st *store.Store, cfg config.Config, log *slog.Logger) *archive {
+	a := &archive{store: st, aeTitle: cfg.AETitle, maxMatches: cfg.MaxMatches, log: log, destinations: map[string]config.MoveDestination{}}
+	for _, d := range cfg.MoveDestinations {
+		a.destinations[d.AETitle] = d
+	}
+	return a
+}
+
+// root is the information model of a SOP class.
+func root(sopClassUID string) query.Root {
+	switch sopClassUID {
+	case dimse.PatientRootFind, dimse.PatientRootMove, dimse.PatientRootGet:
+		return query.PatientRoot
+	}
+	return query.StudyRoot
+}
+
+// CFind is part of dimse.Finder.
+func (a *archive) CFind(ctx context.Context, req *dimse.QueryRequest, match func(dimse.Match) error) error {
+	q, err := query.Parse(root(req.SOPClassUID), req.Identifier, query.Options{
+		RetrieveAETitle: a.aeTitle, CombinedDateTime: req.CombinedDateTime,
+	})
+	if err != nil {
+		return refuseIdentifier(err)
+	}
+	matches := 0
+	return q.Find(ctx, a.store, func(identifier []*dataset.Element) error {
+		if matches++; a.maxMatches > 0 && matches > a.maxMatches {
+			return &dimse.StatusError{Status: dimse.StatusOutOfResources, Comment: fmt.Sprintf("more than %d matches, ask for less", a.maxMatches)}
+		}
+		return match(dimse.Match{Identifier: identifier, Unsupported: q.Unsupported})
+	})
+}
+
+// refuseIdentifier maps what is wrong with an identifier to A900H, PS3.4 table
+// C.4-1: identifier does not match SOP class.
+func refuseIdentifier(err error) error {
+	var wrong *query.Error
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	return &dimse.StatusError{Status: dimse.StatusDataSetMismatch, Comment: wrong.Problem, OffendingElements: wrong.Tags}
+}
