@@ -23,6 +23,7 @@ from settings import Compose, Refused
 
 AIR_HU = -500.0  # darker is air or lung
 NEAR = 24  # mm; distances to the lung's edge are kept up to this
+LEAST_LUNG = 2500  # voxels of 2 mm, 20 ml: less is no lung
 
 
 @dataclass
@@ -70,21 +71,36 @@ def lung_edge(voxels: np.ndarray, limits: tuple[float, float], whole: bool) -> n
     """Return the distance to the lung's edge in mm, positive inside, within ±NEAR.
 
     The lungs are the air that does not reach the sides of the box (`whole`: the box holds the whole
-    chest), with vessels and small nodules filled in. It only says where to paste.
+    chest), with vessels and small nodules filled in. It only says where to paste, so it is found on a grid
+    of 2 mm: all of LUNA16 takes minutes instead of two hours.
     """
-    air = voxels < window(np.array(AIR_HU), limits)
-    parts, count = ndimage.label(ndimage.binary_erosion(air, border_value=1))
-    if whole and count:
-        sides = np.concatenate([parts[:, s].ravel() for s in (0, -1)] + [parts[:, :, s].ravel() for s in (0, -1)])
-        outside = np.unique(sides)
-        sizes = ndimage.sum_labels(np.ones_like(parts), parts, np.arange(count + 1))
-        keep = (sizes > 20_000) & ~np.isin(np.arange(count + 1), outside)
+    limit = window(np.array(AIR_HU), limits)
+    air = voxels[::2, ::2, ::2] < limit
+    if whole:
+        parts, count = ndimage.label(brightest(voxels) < limit)  # a thin wall parts the lung from the air outside
+        keep = np.bincount(parts.ravel(), minlength=count + 1) > LEAST_LUNG
         keep[0] = False
-        air = ndimage.binary_dilation(keep[parts], iterations=2) & air
-    lung = ndimage.binary_closing(np.pad(air, 6), iterations=4)[6:-6, 6:-6, 6:-6]
-    inner = ndimage.distance_transform_edt(lung)
-    outer = ndimage.distance_transform_edt(~lung)
-    return np.clip(inner - outer, -NEAR, NEAR).astype(np.int8)
+        for side in (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1]):
+            keep[side] = False
+        if count:
+            air = ndimage.binary_dilation(keep[parts]) & air
+    lung = ndimage.binary_closing(np.pad(air, 3), iterations=2)[3:-3, 3:-3, 3:-3]
+    inner = ndimage.distance_transform_edt(lung, sampling=2)
+    outer = ndimage.distance_transform_edt(~lung, sampling=2)
+    edge = np.clip(inner - outer, -NEAR, NEAR).astype(np.int8)
+    for axis, size in enumerate(voxels.shape):
+        edge = edge.repeat(2, axis).take(range(size), axis)
+    return edge
+
+
+def brightest(voxels: np.ndarray) -> np.ndarray:
+    """Return the largest of each 2³ voxels; the last of an odd number stands for two."""
+    for axis in range(3):
+        even = voxels.take(range(0, voxels.shape[axis], 2), axis)
+        odd = voxels.take(range(1, voxels.shape[axis], 2), axis)
+        rest = even.take([-1] * (even.shape[axis] - odd.shape[axis]), axis)
+        voxels = np.maximum(even, np.concatenate([odd, rest], axis))
+    return voxels
 
 
 def places(b: Background) -> Background:
