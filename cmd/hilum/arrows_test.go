@@ -21,6 +21,7 @@ const (
 // not listed here, or an import that is not listed, fails the test.
 var arrows = map[string]string{
 	"dimse/pdu":                "",
+	"dimse/deidentify":         "dimse/dataset",
 	"dimse/dataset":            "",
 	"dimse":                    "dimse/dataset dimse/pdu",
 	"dimse/dimsetest":          "dimse/pdu",
@@ -49,7 +50,7 @@ var arrows = map[string]string{
 	"trainer/volume":           "dimse/dataset models/ct",
 	"node/assemble":            "",
 	"node/access":              "dimse dimse/pdu node/config",
-	"cmd/hilum/command":        "dimse dimse/dataset models models/ct node node/access node/config node/report node/rule node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/python trainer/report trainer/volume",
+	"cmd/hilum/command":        "dimse dimse/dataset dimse/deidentify models models/ct node node/access node/config node/report node/rule node/web plugins/api plugins/host store trainer/convert trainer/froc trainer/insert trainer/luna trainer/phantom trainer/predict trainer/prepare trainer/python trainer/report trainer/volume",
 	"node":                     "dimse dimse/dataset models node/access node/assemble node/commitment node/config node/connect node/device node/mpps node/query node/report node/rule node/task node/web plugins/api plugins/host store",
 	"node/commitment":          "dimse dimse/dataset node/config node/connect node/task store",
 	"node/config":              "node/rule",

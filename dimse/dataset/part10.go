@@ -98,6 +98,11 @@ func ReadHeaderFrom(r io.Reader, want []Tag) (*File, error) {
 	return read(r, 0, want, false)
 }
 
+// ReadFrom is ReadFile for a Part 10 stream of at most size bytes.
+func ReadFrom(r io.Reader, size int64, want []Tag) (*File, error) {
+	return read(io.LimitReader(r, size), size, want, true)
+}
+
 // ReadMeta reads preamble and file meta information only: the File has Meta,
 // TransferSyntaxUID and DataSetOffset. It reads more of r than that.
 func ReadMeta(r io.Reader) (*File, error) {

@@ -151,6 +151,18 @@ func dictionaryVR(t Tag) vr {
 	return v
 }
 
+// DictionaryVR returns the VR that the dictionary gives an element of the standard,
+// and "" for one that it does not have: private ones, and those of a later edition.
+func DictionaryVR(t Tag) string {
+	if t.Group%2 == 1 {
+		return ""
+	}
+	if v := dictionaryVR(t); v != vrUN {
+		return v.String()
+	}
+	return ""
+}
+
 // swapWords turns every word of b around, in place. A last incomplete word stays.
 func swapWords(b []byte, word int) {
 	if word < 2 {

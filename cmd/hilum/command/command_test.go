@@ -205,6 +205,19 @@ func TestStoredData(t *testing.T) {
 	if _, stderr, code := run("study", "export", "--out", dir, "1.2.3", "--config", cfg); code != 1 || !strings.Contains(stderr, "exists") {
 		t.Errorf("export over an earlier one: %d, %q, want a refusal", code, stderr)
 	}
+	clean, key := filepath.Join(t.TempDir(), "clean"), filepath.Join(t.TempDir(), "key")
+	if _, stderr, code := run("study", "export", "--deidentify", "--key", key, "--out", clean, "1.2.3", "--config", cfg); code != 3 || strings.Count(stderr, "skipped") != 3 {
+		t.Errorf("de-identified export of what is no DICOM: %d, %q, want 3 and two that are skipped", code, stderr)
+	}
+	if left, _ := filepath.Glob(filepath.Join(clean, "*", "*")); len(left) > 0 {
+		t.Errorf("%v left of images that were skipped", left)
+	}
+	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("key: %v, %v, want a file of mode 600", info, err)
+	}
+	if _, stderr, code := run("study", "export", "--key", key, "--out", clean, "1.2.3", "--config", cfg); code != 2 {
+		t.Errorf("--key alone: %d, %q, want 2", code, stderr)
+	}
 	for _, args := range [][]string{
 		{"study", "show", "9.9"}, {"study", "export", "--out", dir, "9.9"}, {"study", "export", "--out", dir, "--series", "9.9", "1.2.3"},
 		{"job", "show", "77"}, {"job", "retry", "77"}, {"finding", "list", "--series", "9.9"}, {"delivery", "retry", "77"},

@@ -201,7 +201,7 @@ func (d *demo) print(ctx context.Context, client *web.Client, job web.Job, truth
 		d.score(*truth, job.Detail.Findings)
 	}
 	report := filepath.Join(d.out, "report.dcm")
-	if err := exportInstance(ctx, client, job.Report, report); err != nil {
+	if err := (&exporter{client: client}).instance(ctx, job.Report, report); err != nil {
 		return err
 	}
 	fmt.Fprintf(d.stdout, "analysis:  %.1f s on %s (%s)\n", job.Detail.Seconds, job.Detail.Device, job.Detail.Runtime)
