@@ -221,7 +221,7 @@ func check(t *testing.T, p *deidentify.Profile, ts string, file []byte) {
 
 func TestKeys(t *testing.T) {
 	one, other := &deidentify.Profile{Key: []byte("one")}, &deidentify.Profile{Key: []byte("other")}
-	if one.UID(studyUID) != one.UID(studyUID) || one.UID(studyUID) == other.UID(studyUID) || one.UID(studyUID) == one.UID(imageUID) {
+	if again := (&deidentify.Profile{Key: []byte("one")}); one.UID(studyUID) != again.UID(studyUID) || one.UID(studyUID) == other.UID(studyUID) || one.UID(studyUID) == one.UID(imageUID) {
 		t.Error("UIDs do not follow the key")
 	}
 	if !dataset.ValidUID(one.UID(studyUID)) {

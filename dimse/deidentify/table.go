@@ -28,8 +28,9 @@ var table = parseTable(tableText)
 
 // parseTable reads lines of tag and action. Where the standard leaves a choice by
 // what the SOP class demands (X/Z, X/D, Z/D and more), the result conforms to each of
-// them if the element is replaced where D is allowed, else emptied; a sequence of
-// references (X/Z/U*) keeps its items, whose UIDs are mapped.
+// them if the element is replaced where D is allowed, else emptied; but a sequence
+// that may go does, as one without items is allowed in few places. One of references
+// (X/Z/U*) keeps its items, whose UIDs are mapped.
 func parseTable(text string) map[dataset.Tag]action {
 	t := map[dataset.Tag]action{}
 	for line := range strings.Lines(text) {
