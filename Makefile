@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive soak crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive bench-road soak crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -64,6 +64,10 @@ demo: setup build ## run a node, send it a chest CT (CT=FOLDER: yours), print th
 bench-receive: build ## how fast scanners can send, against storescp, Orthanc and the disk
 	sh .ci/packages orthanc
 	go run ./cmd/bench-receive -hilum bin/hilum
+
+bench-road: build ## the time from the last image of a series to its report at a destination, without inference
+	sh .ci/packages dcmtk
+	go run ./cmd/bench-receive -hilum bin/hilum -road
 
 bench-prepare: build .cache/venv.stamp ## train prepare against NumPy and SciPy (CT=FOLDER: yours)
 	$(PYTHON) trainer/torch/bench/prepare_reference.py --hilum bin/hilum $(CT)

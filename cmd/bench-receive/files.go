@@ -63,6 +63,8 @@ func writeImage(file, set string, series, slice, pixelBytes int) error {
 		dataset.MustElement(dicomtag.SeriesInstanceUID, seriesUID),
 		dataset.MustElement(dicomtag.InstanceNumber, fmt.Sprint(slice+1)),
 		dataset.MustElement(dicomtag.ImagePositionPatient, "0", "0", fmt.Sprint(slice)),
+		dataset.MustElement(dicomtag.FrameOfReferenceUID, dataset.StableUID("frame", seriesUID)),
+		dataset.MustElement(dicomtag.PixelSpacing, "0.7", "0.7"),
 		dataset.MustElement(dicomtag.ImageOrientationPatient, "1", "0", "0", "0", "1", "0"),
 		dataset.MustElement(dicomtag.Rows, side),
 		dataset.MustElement(dicomtag.Columns, side),

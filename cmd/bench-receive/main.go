@@ -4,6 +4,9 @@
 //
 //	go run ./cmd/bench-receive -hilum bin/hilum
 //
+// With -road it measures what comes after: from the last image of a series to its report
+// at a destination.
+//
 // Peers that are not installed are left out of the table. Everything listens on
 // loopback and ends with the run.
 package main
@@ -28,6 +31,7 @@ func main() {
 	flag.StringVar(&b.work, "work", "", "`folder` on the disk to be measured (default: a new one under the temporary folder)")
 	flag.IntVar(&b.slices, "slices", 400, "images an association sends")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds; the median counts")
+	flag.BoolVar(&b.onlyRoad, "road", false, "measure the way of one series from its last image to the report at a destination instead")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -41,6 +45,7 @@ func main() {
 type bench struct {
 	hilum, work    string
 	slices, rounds int
+	onlyRoad       bool
 	out            io.Writer
 }
 
@@ -69,6 +74,9 @@ func (b *bench) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	fmt.Fprintf(out, "%s, %d cores, %d images of %d kB an association, median of %d rounds, loopback, data in %s\n\n",
 		runtime.GOARCH, runtime.NumCPU(), b.slices, ctPixels/1000, b.rounds, b.work)
+	if b.onlyRoad {
+		return b.road(ctx)
+	}
 	sets, err := b.makeSets("ct", ctPixels)
 	if err != nil {
 		return err
