@@ -84,16 +84,21 @@ func startProcess(ctx context.Context, s *slot) (*process, error) {
 // leaks both when a plugin dies at the wrong moment, and its Kill waits without
 // limit for a plugin that does not answer.
 func shakeHands(s *slot, r *groupRunner, log hclog.Logger) (net.Addr, *goplugin.ClientConfig, error) {
+	mutual, certificate, err := clientTLS()
+	if err != nil {
+		return nil, nil, err
+	}
 	config := &goplugin.ClientConfig{
 		HandshakeConfig:  api.Handshake(),
 		Plugins:          api.PluginSet(nil),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, // nil would mean net/rpc
-		AutoMTLS:         true,
+		TLSConfig:        mutual,
 		SkipHostEnv:      true,
 		StartTimeout:     s.spec.StartTimeout,
 		Logger:           log,
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: s.socketDir},
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, socketDir string) (runner.Runner, error) {
+			cmd.Env = append(cmd.Env, "PLUGIN_CLIENT_CERT="+certificate)
 			r.prepare(cmd, socketDir)
 			return r, nil
 		},
@@ -102,7 +107,7 @@ func shakeHands(s *slot, r *groupRunner, log hclog.Logger) (net.Addr, *goplugin.
 	if err != nil {
 		return nil, nil, err
 	}
-	if config.TLSConfig == nil || config.TLSConfig.RootCAs == nil {
+	if mutual.RootCAs == nil { // go-plugin puts the certificate of the handshake line there
 		r.kill("did not use mutual TLS")
 		return nil, nil, errors.New("it did not answer the certificate of the node with its own")
 	}
