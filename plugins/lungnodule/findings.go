@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 
 	"hilum/models"
 	"hilum/models/ct"
@@ -20,18 +21,34 @@ const maxDiameterMM = 150
 // idBytes is the length of a finding's identity before it becomes hexadecimal.
 const idBytes = 8
 
+// firstLook is how many candidates are looked at first.
+const firstLook = 4096
+
 // selectCandidates turns the candidates of all tiles, in voxels of the prepared scan,
 // into the ones to report, the most probable first.
+//
+// Whether a candidate stays depends on more probable ones only. So only as many are
+// looked at as it takes to fill the report: with a low threshold a network has a
+// hundred thousand, and most of the time would go into those that nobody asks for.
 func selectCandidates(all []nodule.Candidate, p *ct.Prepared, m models.Manifest) []nodule.Candidate {
 	o, reach := m.Output, float64(reachVoxels(m.Input))
-	inLung := all[:0:0]
-	for _, c := range all {
-		if nearLung(p.Mask, c, reach) && (o.MinInLung == 0 || shareInLung(p.Mask, c) >= o.MinInLung) {
-			inLung = append(inLung, c)
+	sorted := slices.Clone(all)
+	nodule.Sort(sorted)
+	var inLung []nodule.Candidate
+	seen := 0
+	for look := firstLook; ; look *= 4 {
+		look = min(look, len(sorted))
+		for _, c := range sorted[seen:look] {
+			if nearLung(p.Mask, c, reach) && (o.MinInLung == 0 || shareInLung(p.Mask, c) >= o.MinInLung) {
+				inLung = append(inLung, c)
+			}
+		}
+		seen = look
+		kept := nodule.MergeNear(nodule.NMS(inLung, o.NMSIoU), o.Merge)
+		if seen == len(sorted) || o.TopK > 0 && len(kept) >= o.TopK {
+			return nodule.Top(kept, o.TopK)
 		}
 	}
-	kept := nodule.MergeNear(nodule.NMS(inLung, o.NMSIoU), o.Merge)
-	return nodule.Top(kept, o.TopK)
 }
 
 // shareInLung returns how much of the ball of c lies in the lungs, 0 to 1. The

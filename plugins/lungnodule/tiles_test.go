@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -225,6 +226,28 @@ func TestSelectCandidates(t *testing.T) {
 	for i := range want {
 		if got[i] != want[i] {
 			t.Errorf("finding %d is %v, want %v", i, got[i], want[i])
+		}
+	}
+}
+
+// TestSelectLooksAtEnough holds that candidates which are not looked at would not have
+// been reported.
+func TestSelectLooksAtEnough(t *testing.T) {
+	p := scan([3]int{120, 120, 120}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 60 })
+	r := rand.New(rand.NewPCG(3, 4))
+	in := make([]nodule.Candidate, 3*firstLook)
+	for i := range in {
+		in[i] = nodule.Candidate{Z: r.Float64() * 120, Y: r.Float64() * 120, X: r.Float64() * 120, Diameter: 3 + r.Float64()*9, Probability: r.Float64()}
+	}
+	model := models.Manifest{
+		Input:  models.Input{Prepare: ct.DefaultPrepareSpec(), ReachMM: 2},
+		Output: models.Output{NMSIoU: 0.05, Merge: 1, TopK: 0},
+	}
+	all := selectCandidates(in, p, model)
+	for _, k := range []int{1, 20, 100, len(all), 1000 * firstLook} {
+		model.Output.TopK = k
+		if got := selectCandidates(in, p, model); !slices.Equal(got, all[:min(k, len(all))]) {
+			t.Errorf("the first %d of %d are not those that looking at all gives", k, len(all))
 		}
 	}
 }
