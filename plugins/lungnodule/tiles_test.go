@@ -1,8 +1,8 @@
 package main
 
 import (
-	"reflect"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
