@@ -22,7 +22,7 @@ func TestReadme(t *testing.T) {
 	if !ok || !end {
 		t.Fatal("the README has no program")
 	}
-	if n := strings.Count(program, "\n"); n > 60 {
+	if n := strings.Count(program, "\n"); n > 50 {
 		t.Errorf("the program of the README has %d lines", n)
 	}
 	dir := t.TempDir()

@@ -60,7 +60,7 @@ result, print the findings, write the report beside the data, stop the node.
 	f.StringVar(&d.ct, "ct", "", "`FOLDER` with one chest CT series (default: a synthetic one)")
 	f.StringVar(&d.out, "out", "", "`DIR` for data and report, empty or missing (default: a new temporary folder)")
 	f.StringVar(&d.plugin, "plugin", filepath.Join(bin, "plugins", "lungnodule"), "plugin `PROGRAM`")
-	f.StringVar(&d.model, "model", filepath.Join(filepath.Dir(bin), "models", "nodule-blob"), "model `FOLDER`")
+	f.StringVar(&d.model, "model", filepath.Join(filepath.Dir(bin), "models", "lung-nodule-detector"), "model `FOLDER`")
 	f.Int64Var(&d.seed, "seed", 1, "of the synthetic CT")
 	f.IntVar(&d.slices, "slices", 240, "of the synthetic CT")
 	f.IntVar(&d.nodules, "nodules", 10, "in the synthetic CT")
