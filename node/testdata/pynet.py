@@ -9,6 +9,7 @@ Prints a line of JSON for all that it is told, and nothing else.
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,27 @@ GETS = {
 }
 
 lock = threading.Lock()
+
+
+class Checkpoint(threading.Event):
+    """Stops pynetdicom's reactor for real.
+
+    pynetdicom 3.0.4 takes it for stopped while it is still on its way past the checkpoint, where,
+    on a busy machine, it swallows the response that send_c_store() then waits for.
+    """
+
+    def clear(self) -> None:
+        super().clear()
+        time.sleep(0.02)
+
+
+def begin(self: Association, *args: object, **kwargs: object) -> None:
+    made(self, *args, **kwargs)
+    self._reactor_checkpoint = Checkpoint()
+    self._reactor_checkpoint.set()
+
+
+made, Association.__init__ = Association.__init__, begin
 
 
 def tell(event: str, **what: object) -> None:
