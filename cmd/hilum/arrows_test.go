@@ -33,7 +33,7 @@ var arrows = map[string]string{
 	"plugins/api":              "plugins/api/pluginpb",
 	"plugins/api/pluginpb":     "",
 	"plugins/host":             "plugins/api",
-	"plugins/apitest":          "plugins/api plugins/host",
+	"plugins/apitest":          "models/ct plugins/api plugins/host",
 	"plugins/examples/python":  "",
 	"plugins/null":             "plugins/api",
 	"plugins/lungnodule":       "models models/ct models/nodule plugins/api plugins/lungnodule/codec",

@@ -4,11 +4,13 @@
 // and looks at it from outside only, so it works for plugins in any language.
 // It checks what a node relies on: that the plugin describes itself, finds what
 // it should in a good series and refuses a bad one for good, obeys a cancel and
-// a deadline, comes back after a crash, gives the same answer twice and leaves
-// its input alone.
+// a deadline, comes back after a crash, gives the same answer twice, with
+// findings inside the volume, bears a flood of findings of the plugin before it,
+// leaves its input alone and ends when asked.
 package apitest
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -23,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"hilum/models/ct"
 	"hilum/plugins/api"
 	"hilum/plugins/host"
 )
@@ -32,7 +35,7 @@ type Config struct {
 	Path       string            // the executable
 	Args       []string          // its arguments
 	Env        []string          // KEY=value, beside what every plugin gets
-	GoodFolder string            // a series that the plugin can analyse; small, it is analysed some six times
+	GoodFolder string            // a series that the plugin can analyse; small, it is analysed some eight times
 	Series     map[string]string // DICOM keyword to text of the good series
 	Device     string            // "": "cpu"
 	Threads    int
@@ -55,6 +58,7 @@ func Run(t *testing.T, c Config) {
 	t.Run("Describe", s.describe)
 	t.Run("TwoJobs", s.twoJobs)
 	t.Run("BadInput", s.badInput)
+	t.Run("Flood", s.flood)
 	t.Run("Cancel", s.cancel)
 	t.Run("Deadline", s.deadline)
 	t.Run("Crash", s.crash)
@@ -72,6 +76,7 @@ func (s *suite) start(t *testing.T, deadline time.Duration) *host.Host {
 		Plugins:     []host.Spec{{Name: name, Path: s.Path, Args: s.Args, Env: s.Env, Deadline: deadline}},
 		Scratch:     t.TempDir(),
 		CancelGrace: s.CancelGrace,
+		StopGrace:   stopGrace,
 		BackoffMin:  time.Millisecond,
 	})
 	if err != nil {
@@ -137,9 +142,64 @@ func (s *suite) twoJobs(t *testing.T) {
 	if after := fingerprint(t, s.GoodFolder); after != before {
 		t.Error("the plugin changed the folder of its job")
 	}
+	s.checkPlaces(t, first)
 	if s.Check != nil {
 		s.Check(t, first)
 	}
+}
+
+// checkPlaces wants the findings inside the volume. The host knows none: it
+// only refuses what is no number or metres away.
+func (s *suite) checkPlaces(t *testing.T, r api.Result) {
+	t.Helper()
+	v, err := ct.LoadSeries(t.Context(), s.GoodFolder, ct.Options{})
+	if err != nil {
+		t.Logf("the places of the findings are not checked, the good series is no volume: %v", err)
+		return
+	}
+	for _, f := range r.Findings {
+		i, j, k := v.Voxel(f.Center)
+		for axis, n := range [3]float64{i, j, k} {
+			if !(n >= -0.5 && n <= float64(v.Size[axis])-0.5) {
+				t.Errorf("finding %s lies at %v mm, voxel (%.1f, %.1f, %.1f), outside the volume of %v voxels", f.ID, f.Center, i, j, k, v.Size)
+				break
+			}
+		}
+	}
+}
+
+// flood hands on as many findings of a plugin before as a result may have, more
+// bytes than gRPC takes without being told, all outside of the volume. A
+// detector may ignore them, a classifier may refuse them; neither may die.
+func (s *suite) flood(t *testing.T) {
+	h := s.start(t, s.Deadline)
+	pid := h.Pid(name)
+	limits := api.DefaultLimits()
+	job := s.job(s.GoodFolder)
+	job.Findings = make([]api.Finding, limits.Findings)
+	const edge = 16 // voxels
+	for i := range job.Findings {
+		place := [3]float64{limits.CoordinateMM - 100, float64(i % 100), float64(i / 100)}
+		job.Findings[i] = api.Finding{
+			ID: fmt.Sprint(i + 1), Center: place, Size: [3]float64{edge, edge, edge}, DiameterMM: edge, Probability: 1,
+			Mask: &api.Mask{
+				Size: [3]int{edge, edge, edge}, Origin: place, Spacing: [3]float64{1, 1, 1},
+				Axes: [3][3]float64{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}, Bits: bytes.Repeat([]byte{0xFF}, edge*edge*edge/8),
+			},
+		}
+		if err := job.Findings[i].Validate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := h.Analyze(t.Context(), name, job, nil)
+	_, refused := errors.AsType[*api.InputError](err)
+	if err != nil && (!refused || h.Status()[0].Description.Kind == api.KindDetector) {
+		t.Errorf("job with %d findings of another plugin: %T %v", len(job.Findings), err, err)
+	}
+	if h.Pid(name) != pid {
+		t.Error("a flood of findings ended the plugin's process")
+	}
+	s.mustWork(t, h)
 }
 
 // badInput wants refusals for good, not failures to try again, and a process
@@ -254,12 +314,20 @@ func awaitOther(t *testing.T, h *host.Host, pid int) {
 	}
 }
 
+// stopGrace is after what time the suite's host kills a process that was asked
+// to end. The node waits 2 s; a minute cannot be mistaken for a busy machine.
+const stopGrace = time.Minute
+
 // stop wants the process to end when asked, without being killed.
 func (s *suite) stop(t *testing.T) {
 	h := s.start(t, s.Deadline)
 	s.mustWork(t, h)
+	begin := time.Now()
 	if err := h.Stop(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if time.Since(begin) >= stopGrace {
+		t.Error("the plugin did not end when asked and was killed: SIGTERM ends it, or go-plugin's Shutdown")
 	}
 	if st := h.Status()[0]; st.Pid != 0 || st.State != host.StateStopped {
 		t.Errorf("after the stop: state %s, process %d", st.State, st.Pid)

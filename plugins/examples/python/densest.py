@@ -7,8 +7,11 @@ plugins/README.md shows; the contract is plugins/api/pluginpb/plugin.proto.
 import base64
 import datetime
 import os
+import signal
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -20,7 +23,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-PROTOCOL, EDGE_MM, LEAST = 1, 10.0, 3
+PROTOCOL, MAX_JOB_BYTES = 1, 80 << 20  # as in plugins/api
+EDGE_MM, LEAST = 10.0, 3
 sys.path.append(os.environ.get("HILUM_PROTO", str(Path(__file__).parents[2] / "api" / "pluginpb")))
 pb, services = grpc.protos_and_services("plugin.proto")
 
@@ -51,16 +55,20 @@ class Plugin(services.PluginServicer):
 
     def Analyze(self, job: object, context: grpc.ServicerContext) -> Iterator[object]:  # noqa: N802
         with self.busy:
-            yield pb.Event(progress=pb.Progress(fraction=0, message="reading"))
             try:
-                slices = []
-                for name in sorted(Path(job.folder).iterdir()):
+                slices, names = [], sorted(Path(job.folder).iterdir())
+                for name in names:
                     if not context.is_active():  # cancelled, or out of time
                         return
+                    part = len(slices) / len(names)
+                    yield pb.Event(progress=pb.Progress(fraction=part, message="reading"))
                     slices.append(read(name))
                 place, hu = densest(slices)
             except BadSeriesError as err:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(err))
+            except Exception as err:  # its text may be patient data: say where it was, not what
+                line = traceback.extract_tb(err.__traceback__)[-1].lineno
+                context.abort(grpc.StatusCode.UNKNOWN, f"{type(err).__name__} in line {line}")
             edge = pb.Vector(x=EDGE_MM, y=EDGE_MM, z=EDGE_MM)
             yield pb.Event(
                 finding=pb.Finding(
@@ -86,6 +94,8 @@ def read(name: Path) -> Slice:
         origin = np.array(d.ImagePositionPatient, float)
         down, right = (float(v) for v in d.PixelSpacing)
         hu = d.pixel_array * float(d.get("RescaleSlope", 1)) + float(d.get("RescaleIntercept", 0))
+    except OSError:
+        raise  # the disk, not the series: the node tries again
     except Exception as err:  # whatever a file holds: its text may be patient data
         raise BadSeriesError(
             f"a file of the series cannot be read ({type(err).__name__})"
@@ -134,8 +144,10 @@ def main() -> int:
         print("This program is a plugin: name it in Hilum's configuration.", file=sys.stderr)
         return 1
     key, own = certificate()
+    warnings.simplefilter("ignore")  # pydicom's quote what stands in the files
     # Several threads: health and Drain are answered while a job runs.
-    server = grpc.server(futures.ThreadPoolExecutor(4))
+    size = [("grpc.max_receive_message_length", MAX_JOB_BYTES)]  # findings handed on come with it
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=size)
     services.add_PluginServicer_to_server(Plugin(), server)
     serving = b"\x08\x01"  # HealthCheckResponse with the status SERVING
     check = {"Check": grpc.unary_unary_rpc_method_handler(lambda _request, _context: serving)}
@@ -147,7 +159,9 @@ def main() -> int:
     server.add_secure_port(f"unix:{socket}", mutual)
     server.start()
     der = base64.b64encode(own.public_bytes(serialization.Encoding.DER)).decode().rstrip("=")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the node stops; no job runs then
     print(f"1|{PROTOCOL}|unix|{socket}|grpc|{der}", flush=True)
+    os.dup2(2, 1)  # from here on stdout is the log, whatever prints
     sys.stdin.read()  # its end means that the node is gone
     os._exit(0)
 

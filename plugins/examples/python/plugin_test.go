@@ -50,6 +50,8 @@ func series(t *testing.T, center [3]float64) string {
 			dataset.MustElement(dicomtag.BitsStored, 16),
 			dataset.MustElement(dicomtag.HighBit, 15),
 			dataset.MustElement(dicomtag.PixelRepresentation, 1),
+			dataset.MustElement(dicomtag.RescaleIntercept, "0"),
+			dataset.MustElement(dicomtag.RescaleSlope, "1"),
 			dataset.MustElement(dicomtag.PixelData, pixels),
 		})
 		if err != nil || f.Close() != nil {
