@@ -68,7 +68,10 @@ func TestBrokenPluginWaits(t *testing.T) {
 	cfg := testConfig(t, "-start", "exit=1")
 	n, client := start(t, cfg)
 	send(t, n, "1.2.3.4", 1, 3)
-	until(t, "the job is queued", client.Jobs, jobIn("queued", 0))
+	until(t, "the job is queued, and says why it stays so", client.Jobs, func(jobs []web.Job) bool {
+		return len(jobs) == 1 && jobs[0].State == "queued" && strings.Contains(jobs[0].Reason, "waits for the plugin: ") &&
+			strings.Contains(jobs[0].Reason, "status 1")
+	})
 	next := cfg
 	next.Plugins = []config.Plugin{cfg.Plugins[0]}
 	next.Plugins[0].Args = nil
@@ -92,6 +95,12 @@ func TestHostilePlugins(t *testing.T) {
 		"destroy,exit=1":     "exited with status 1",
 		"gossip,fail":        "told to fail",
 		"flee=1000.5,exit=1": "exited with status 1",
+		"fork=1000,exit=1":   "exited with status 1",
+		"late":               "did not finish within",
+		"panic":              "exited with status 2",
+		"nan":                "want 0 to 1",
+		"outside":            "want -10000 to 10000",
+		"huge=2000":          "note",
 	} {
 		t.Run(do, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +108,7 @@ func TestHostilePlugins(t *testing.T) {
 			cfg.Jobs.Attempts = 1
 			cfg.Plugins[0].Deadline, cfg.Plugins[0].Memory = time.Minute, 4<<30
 			switch do {
-			case "hang":
+			case "hang", "late":
 				cfg.Plugins[0].Deadline = 2 * time.Second
 			case "allocate":
 				cfg.Plugins[0].Memory = 200 << 20

@@ -152,7 +152,32 @@ func (h *Handler) jobs(*http.Request) (any, error) {
 		}
 		views = append(views, v)
 	}
+	plugins := h.Plugins()
+	for i := range views {
+		sayWhyQueued(&views[i], plugins)
+	}
 	return views, nil
+}
+
+// sayWhyQueued adds what keeps the plugin of a job from its work, when none of its
+// processes can take it.
+func sayWhyQueued(j *Job, plugins []Plugin) {
+	if j.State != string(store.JobQueued) {
+		return
+	}
+	reason := ""
+	for _, p := range plugins {
+		switch {
+		case p.Name != j.Plugin:
+		case p.Reason == "":
+			return // it will come to it
+		default:
+			reason = p.Reason
+		}
+	}
+	if reason != "" {
+		j.Reason += "; waits for the plugin: " + reason
+	}
 }
 
 func (h *Handler) job(r *http.Request) (any, error) {
@@ -160,7 +185,12 @@ func (h *Handler) job(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return jobView(j, true)
+	v, err := jobView(j, true)
+	if err != nil {
+		return nil, err
+	}
+	sayWhyQueued(&v, h.Plugins())
+	return v, nil
 }
 
 func (h *Handler) retryJob(r *http.Request) (any, error) {
