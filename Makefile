@@ -40,7 +40,7 @@ build: packages ## build bin/hilum (static) and the plugins
 	CGO_ENABLED=1 go build -trimpath -ldflags '-s -w' -o bin/plugins/lungnodule ./plugins/lungnodule
 
 test: setup setup-trainer build lint ## everything that CI runs
-	HILUM_PYTHON=$(PYTHON) PATH=$(CURDIR)/.cache/venv/bin:$$PATH go test -race ./...
+	HILUM_PYTHON=$(PYTHON) go test -race ./...
 
 lint: .cache/venv.stamp .cache/staticcheck-$(STATICCHECK).stamp .cache/protoc-$(PROTOC_GEN_GO)-$(PROTOC_GEN_GO_GRPC).stamp ## format, vet, staticcheck, ruff, generated code
 	test -z "$$(gofmt -l $(GO_FOLDERS) | tee /dev/stderr)"
