@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"hilum/trainer/predict"
 )
 
 // TestLuna takes a simulated LUNA16 through labels, prepare, predict and
@@ -64,7 +67,9 @@ func TestLuna(t *testing.T) {
 	}
 
 	do("train", "predict", "--model", filepath.Join(checkout(t), "models", "nodule-blob"), "--plugin", program, "--runtime", library,
+		"--classifier", filepath.Join(checkout(t), "models", "lung-nodule-classifier"),
 		"--threshold", "0.05", "--out", path("p.csv"), "--json", path("p.json"), data)
+	judged(t, path("p.csv"), path("p.json"))
 
 	var result struct {
 		CPM         float64   `json:"cpm"`
@@ -87,5 +92,51 @@ func TestLuna(t *testing.T) {
 	}
 	if !testing.Short() && result.CPM < 0.5 {
 		t.Errorf("evaluate: CPM %g, want 0.5 at least", result.CPM)
+	}
+}
+
+// judged checks that the CSV and the JSON file of a run with a classifier say
+// the same of each finding.
+func judged(t *testing.T, marks, document string) {
+	t.Helper()
+	text, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc predict.Document
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(marks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil || len(rows) == 0 || strings.Join(rows[0][4:], ",") != "probability,malignancy,texture,texture_probability" {
+		t.Fatalf("predict: the CSV begins with %v, %v", rows[:min(1, len(rows))], err)
+	}
+	rows = rows[1:]
+	for _, scan := range doc.Scans {
+		if scan.Malignancy == nil || !(*scan.Malignancy > 0 && *scan.Malignancy < 1) {
+			t.Errorf("predict: malignancy %v of %s, want a probability", scan.Malignancy, scan.SeriesInstanceUID)
+		}
+		for _, f := range scan.Findings {
+			if len(rows) == 0 {
+				t.Fatal("predict: the CSV has fewer findings than the JSON file")
+			}
+			if f.Malignancy == nil || f.Texture == "" {
+				t.Fatalf("predict: finding %s was not judged: %+v", f.ID, f)
+			}
+			want := fmt.Sprintf("%s %g %g %s %g", scan.SeriesInstanceUID, f.Probability, *f.Malignancy, f.Texture, f.TextureProbability)
+			r := rows[0]
+			if got := strings.Join(append([]string{r[0]}, r[4:]...), " "); got != want {
+				t.Errorf("predict: the CSV has %q, the JSON file %q", got, want)
+			}
+			rows = rows[1:]
+		}
+	}
+	if len(rows) > 0 {
+		t.Errorf("predict: the CSV has %d findings that the JSON file has not", len(rows))
 	}
 }

@@ -43,6 +43,7 @@ type Options struct {
 	Deadline  time.Duration // for one scan; 0: the host's
 	Out       string        // CSV file
 	JSON      string        // JSON file; "": none
+	Judged    bool          // the CSV has malignancy and texture too, empty for a finding that was not judged
 	Logger    *slog.Logger  // nil: no log
 
 	// Keep, when set, is called with each new result before it counts, from
@@ -70,6 +71,7 @@ type Scan struct {
 	Notes             []string          `json:"notes,omitempty"`
 	Attributes        map[string]string `json:"attributes,omitempty"`
 	Device            string            `json:"device,omitempty"`
+	Malignancy        *float64          `json:"malignancy,omitempty"` // of any nodule of the patient; nil: not judged
 }
 
 // Document is the JSON file.
@@ -172,14 +174,22 @@ func write(o Options, doc Document) error {
 	}
 	err := luna.WriteFile(o.Out, func(w io.Writer) error {
 		c := csv.NewWriter(w)
-		rows := [][]string{{"seriesuid", "coordX", "coordY", "coordZ", "probability"}}
+		head := []string{"seriesuid", "coordX", "coordY", "coordZ", "probability"}
+		if o.Judged {
+			head = append(head, "malignancy", "texture", "texture_probability")
+		}
+		rows := [][]string{head}
 		for _, s := range doc.Scans {
 			for _, f := range s.Findings {
 				row := []string{s.SeriesInstanceUID}
 				for _, x := range f.Center {
 					row = append(row, strconv.FormatFloat(x, 'f', 4, 64))
 				}
-				rows = append(rows, append(row, strconv.FormatFloat(f.Probability, 'g', -1, 64)))
+				row = append(row, exact(f.Probability))
+				if o.Judged {
+					row = append(row, judgement(f)...)
+				}
+				rows = append(rows, row)
 			}
 		}
 		return c.WriteAll(rows)
@@ -189,6 +199,22 @@ func write(o Options, doc Document) error {
 	}
 	return nil
 }
+
+// judgement returns the malignancy of a finding, its texture and that texture's
+// probability, empty where nothing judged it.
+func judgement(f api.Finding) []string {
+	malignancy, texture := "", ""
+	if f.Malignancy != nil {
+		malignancy = exact(*f.Malignancy)
+	}
+	if f.Texture != "" {
+		texture = exact(f.TextureProbability)
+	}
+	return []string{malignancy, f.Texture, texture}
+}
+
+// exact returns the shortest text that is read back as the same number.
+func exact(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
 
 // runner analyses scans; several goroutines use it.
 type runner struct {
@@ -247,6 +273,7 @@ func (r *runner) scan(ctx context.Context, s volume.Scan) error {
 	}
 	err = r.journal.add(record{Fingerprint: fingerprint, Scan: Scan{
 		SeriesInstanceUID: s.UID, Findings: result.Findings, Notes: result.Notes, Attributes: result.Attributes, Device: result.Device,
+		Malignancy: result.Malignancy,
 	}})
 	r.mu.Lock()
 	defer r.mu.Unlock()

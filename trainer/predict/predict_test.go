@@ -144,6 +144,26 @@ func TestRunWithoutFindings(t *testing.T) {
 	}
 }
 
+// TestRunJudged leaves empty what was not judged: the null plugin judges nothing.
+func TestRunJudged(t *testing.T) {
+	_, one := series(t)
+	o := predict.Options{Plugin: null, Args: []string{"-findings", "1"}, Judged: true, Out: filepath.Join(t.TempDir(), "p.csv")}
+	if _, err := predict.Run(t.Context(), []string{one}, o); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(o.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 3 || !strings.HasSuffix(lines[0], ",probability,malignancy,texture,texture_probability") || !strings.HasSuffix(lines[1], ",,,") {
+		t.Errorf("CSV is %q, want three empty columns", text)
+	}
+	if marks, err := luna.ReadPredictions(o.Out); err != nil || len(marks) != 1 {
+		t.Errorf("evaluate reads %d marks, %v; want 1", len(marks), err)
+	}
+}
+
 // TestRunStops names the scan that cannot be analysed.
 func TestRunStops(t *testing.T) {
 	_, in := series(t)

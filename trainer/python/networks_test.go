@@ -150,7 +150,7 @@ type evaluation struct {
 
 // evaluate has a model search scans through the plugin's process and compares
 // with the truth.
-func (n networks) evaluate(t *testing.T, model, plugin string, uids []string) (e evaluation, findings []byte) {
+func (n networks) evaluate(t *testing.T, model string, uids []string, more ...string) (e evaluation, findings []byte) {
 	t.Helper()
 	dir := t.TempDir()
 	for _, uid := range uids {
@@ -169,8 +169,10 @@ func (n networks) evaluate(t *testing.T, model, plugin string, uids []string) (e
 		t.Fatal(err)
 	}
 	marks, document := filepath.Join(dir, "marks.csv"), filepath.Join(dir, "marks.json")
-	n.do(t, "train", "predict", "--model", model, "--plugin", plugin, "--runtime", n.runtime, "--device", "cpu",
-		"--threshold", "0.02", "--out", marks, "--json", document, dir)
+	n.do(t, append([]string{
+		"train", "predict", "--model", model, "--plugin", filepath.Join(n.bin, "lungnodule"), "--runtime", n.runtime, "--device", "cpu",
+		"--threshold", "0.02", "--out", marks, "--json", document, dir,
+	}, more...)...)
 	out := n.do(t, "train", "evaluate", "--predictions", marks, "--annotations", filepath.Join(n.set, "annotations.csv"),
 		"--excluded", filepath.Join(n.set, "annotations_excluded.csv"), "--scans", scans, "--json")
 	if err := json.Unmarshal([]byte(out), &e); err != nil {
@@ -245,7 +247,7 @@ func (n networks) detector(t *testing.T) {
 	model := filepath.Join(dir, "tiny-detector")
 	n.do(t, "train", "export", filepath.Join(n.run, "checkpoint.pt"), model)
 	n.do(t, "model", "verify", model)
-	e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), n.scans)
+	e, _ := n.evaluate(t, model, n.scans)
 	t.Logf("after 60 steps: %+v", e)
 	if e.Scans != setScans || e.TP+e.FN == 0 {
 		t.Errorf("evaluate: %+v, want %d scans with nodules", e, setScans)
@@ -266,7 +268,7 @@ func (n networks) detector(t *testing.T) {
 
 	n.do(t, "train", "export", second, model)
 	n.do(t, "model", "verify", model)
-	if e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), []string{overfitted}); e.Scans != 1 {
+	if e, _ := n.evaluate(t, model, []string{overfitted}); e.Scans != 1 {
 		t.Errorf("evaluate with the second network: %+v", e)
 	}
 }
@@ -401,7 +403,7 @@ func (n networks) overfit(t *testing.T) {
 	half := filepath.Join(dir, "half")
 	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--fp16", "--small", "4,6")
 	n.do(t, "model", "verify", half)
-	e, _ := n.evaluate(t, model, filepath.Join(n.bin, "lungnodule"), []string{overfitted})
+	e, _ := n.evaluate(t, model, []string{overfitted})
 	at := slices.Index(e.Rates, 1)
 	if e.TP+e.FN != 3 || at < 0 || e.Sensitivity[at] != 1 {
 		t.Errorf("evaluate: %+v, want all of 3 nodules found at 1 false positive", e)
@@ -422,12 +424,7 @@ func (n networks) classifier(t *testing.T) {
 	}
 	n.do(t, "train", "export", run, model)
 	n.do(t, "model", "verify", model)
-	plugin := filepath.Join(dir, "plugin")
-	script := fmt.Sprintf("#!/bin/sh\nexec '%s' --classifier '%s' \"$@\"\n", filepath.Join(n.bin, "lungnodule"), model)
-	if err := os.WriteFile(plugin, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	_, findings := n.evaluate(t, filepath.Join(n.checkout, "models", "nodule-blob"), plugin, []string{overfitted})
+	_, findings := n.evaluate(t, filepath.Join(n.checkout, "models", "nodule-blob"), []string{overfitted}, "--classifier", model)
 	if count := bytes.Count(findings, []byte(`"malignancy"`)); count == 0 {
 		t.Errorf("no finding was judged:\n%s", findings)
 	}

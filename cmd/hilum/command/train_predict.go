@@ -25,10 +25,10 @@ import (
 
 // predictCommand runs a plugin over scans.
 type predictCommand struct {
-	options        predict.Options
-	model, runtime string
-	sr             string
-	threshold      float64
+	options                    predict.Options
+	model, classifier, runtime string
+	sr                         string
+	threshold                  float64
 }
 
 func newTrainPredictCommand() *cobra.Command {
@@ -41,7 +41,9 @@ series, MetaImages), in the processes that a node uses, and write all findings
 to P.csv in the format of a LUNA16 submission:
 seriesuid,coordX,coordY,coordZ,probability (LPS mm). The plugin reports findings
 from the threshold of the model's manifest; for a FROC curve set --threshold
-lower. Results are kept in P.csv.part as they come, and the same command goes on
+lower. With --classifier each finding has malignancy, texture and
+texture_probability too, and the JSON file the probability that any nodule of the
+patient is malignant. Results are kept in P.csv.part as they come, and the same command goes on
 from there. A scan that cannot be analysed stops the command, which names it.
 
 ` + exitHelp,
@@ -50,6 +52,7 @@ from there. A scan that cannot be analysed stops the command, which names it.
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.model, "model", "", "model `FOLDER`")
+	f.StringVar(&c.classifier, "classifier", "", "`FOLDER` of a model that judges the findings (default: none)")
 	f.StringVar(&c.options.Out, "out", "", "CSV `FILE` to write")
 	f.StringVar(&c.options.JSON, "json", "", "JSON `FILE` to write too: findings with diameters, notes, timings")
 	f.StringVar(&c.sr, "sr", "", "`DIR` to write a DICOM SR of each series to (DICOM series only)")
@@ -81,6 +84,14 @@ func (c *predictCommand) run(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("model folder: %w", err)
 	}
 	o.Args = []string{"--model", model}
+	if c.classifier != "" {
+		classifier, err := filepath.Abs(c.classifier)
+		if err != nil {
+			return fmt.Errorf("classifier folder: %w", err)
+		}
+		o.Args = append(o.Args, "--classifier", classifier)
+		o.Judged = true
+	}
 	if c.runtime != "" {
 		library, err := filepath.Abs(c.runtime)
 		if err != nil {
