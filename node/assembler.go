@@ -28,6 +28,9 @@ type assembler struct {
 	log    *slog.Logger
 	now    func() time.Time
 
+	// tell announces a revision of a series to peers, durably; nil: there are none.
+	tell func(s store.Series, revision int) error
+
 	wake chan struct{} // capacity 1: something is due earlier than the loop thinks
 
 	mu       sync.Mutex           // guards arriving
@@ -351,6 +354,11 @@ func (a *assembler) complete(s store.Series, instances int, reason string) error
 			j.State, j.Reason = store.JobQueued, reason
 			return nil
 		}); err != nil {
+			return err
+		}
+	}
+	if a.tell != nil {
+		if err := a.tell(s, s.Revision+1); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
@@ -18,20 +19,28 @@ import (
 // retrieve.go. Who may ask, the access rules have decided when the association was
 // accepted; the network side logs who asked, and what became of it.
 type archive struct {
-	store        *store.Store
-	aeTitle      string
-	destinations map[string]config.MoveDestination // by AE title
-	maxMatches   int                               // 0 is no limit
-	log          *slog.Logger
-	releases     sync.WaitGroup // of associations with move destinations
+	store      *store.Store
+	aeTitle    string
+	known      atomic.Pointer[[]config.MoveDestination] // as of the last reload
+	maxMatches int                                      // 0 is no limit
+	log        *slog.Logger
+	releases   sync.WaitGroup // of associations with move destinations
 }
 
 func newArchive(st *store.Store, cfg config.Config, log *slog.Logger) *archive {
-	a := &archive{store: st, aeTitle: cfg.AETitle, maxMatches: cfg.MaxMatches, log: log, destinations: map[string]config.MoveDestination{}}
-	for _, d := range cfg.MoveDestinations {
-		a.destinations[d.AETitle] = d
-	}
+	a := &archive{store: st, aeTitle: cfg.AETitle, maxMatches: cfg.MaxMatches, log: log}
+	a.known.Store(&cfg.MoveDestinations)
 	return a
+}
+
+// destination is the peer that C-MOVE means by an AE title.
+func (a *archive) destination(aeTitle string) (config.MoveDestination, bool) {
+	for _, d := range *a.known.Load() {
+		if d.AETitle == aeTitle {
+			return d, true
+		}
+	}
+	return config.MoveDestination{}, false
 }
 
 // root is the information model of a SOP class.

@@ -58,6 +58,8 @@ type Node struct {
 	router    *router
 	free      *capacities
 	scheduler *scheduler
+	access    atomic.Pointer[access.Rules] // as of the last reload
+	archive   *archive
 
 	config   atomic.Pointer[config.Config] // as of the last reload
 	failed   chan error                    // a part that must not end has ended
@@ -183,6 +185,8 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 	asm := newAssembler(st, assemble.Rules{
 		Quiet: cfg.Series.Quiet, AssociationWait: cfg.Series.AssociationWait, GapWait: cfg.Series.GapWait,
 	}, free.router, o.Logger, o.Now)
+	peers := newServices(cfg, func(aeTitle string) (config.Destination, bool) { return n.config.Load().ReportTo(aeTitle) }, st, asm.procedure, o.Logger, o.Now)
+	asm.tell = peers.notifier.Announce
 	if err := asm.resume(); err != nil {
 		return err
 	}
@@ -201,7 +205,6 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 	}
 	group.Go(func() { <-ctx.Done(); n.scheduler.all.Wait() })
 	n.scheduler.arrange()
-	peers := newServices(cfg, st, asm.procedure, o.Logger, o.Now)
 	forwarders := map[string]*forwarder{}
 	peers.requester.Ended = func(t commitment.Transaction) error {
 		if f, ok := forwarders[t.Destination]; ok {
@@ -231,7 +234,9 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 	if err != nil {
 		return err
 	}
+	n.access.Store(rules)
 	arc := newArchive(st, cfg, o.Logger)
+	n.archive = arc
 	n.onStop("move destinations", func(context.Context) error { arc.releases.Wait(); return nil })
 	server := &dimse.Server{
 		AcceptAnyCalledAETitle: true, // the rules know which titles are right
@@ -245,7 +250,7 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 			if err := st.Room(); err != nil {
 				return dimse.Admission{}, fmt.Errorf("%w: %w", dimse.ErrNoRoom, err)
 			}
-			return rules.Admit(ctx, rq)
+			return n.access.Load().Admit(ctx, rq)
 		},
 		MaxPDULength:    uint32(cfg.MaxPDU),
 		MaxAssociations: cfg.MaxAssociations,
@@ -303,6 +308,19 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 			return fmt.Errorf("destination %s: %w", d.Name, err)
 		}
 	}
+	if err := checkPeerTLS(cfg); err != nil {
+		return err
+	}
+	if cfg.TLS.Certificate == "" {
+		return nil
+	}
+	var err error
+	n.tls, err = access.NewServerTLS(cfg.TLS)
+	return err
+}
+
+// checkPeerTLS reads the files of TLS with the peers that a reload may change.
+func checkPeerTLS(cfg config.Config) error {
 	for _, p := range cfg.Peers {
 		if _, err := access.ClientTLS(p.TLS); p.TLS.Enabled && err != nil {
 			return fmt.Errorf("peer %s: %w", p.AETitle, err)
@@ -313,12 +331,7 @@ func (n *Node) prepareTLS(cfg config.Config) error {
 			return fmt.Errorf("move destination %s: %w", d.AETitle, err)
 		}
 	}
-	if cfg.TLS.Certificate == "" {
-		return nil
-	}
-	var err error
-	n.tls, err = access.NewServerTLS(cfg.TLS)
-	return err
+	return nil
 }
 
 // Addr is the address that the DICOM listener is bound to.

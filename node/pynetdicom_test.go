@@ -6,14 +6,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/grailbio/go-dicom/dicomtag"
 
@@ -358,4 +361,93 @@ func TestPynetdicomAnswers(t *testing.T) {
 	_, takerPort, _ := net.SplitHostPort(serveTaker(t, "TAKER", k, nil))
 	address, _ := pynetServe(t, "PYNET", t.TempDir(), "TAKER="+takerPort)
 	askedPeer(t, address, "PYNET", k, holdings(t))
+}
+
+// TestPynetdicomIsTold: each peer that wants it is told of a series once it is
+// complete, with the step that it was made in, and again when an image comes late; of
+// peers that are not there the others notice nothing.
+func TestPynetdicomIsTold(t *testing.T) {
+	address, events := pynetServe(t, "PYNET", t.TempDir())
+	cfg := testConfig(t)
+	cfg.Plugins = nil
+	cfg.Reports.Backoff, cfg.Reports.MaxBackoff = 50*time.Millisecond, 100*time.Millisecond
+	port := freePort(t)
+	cfg.Peers = []config.Peer{
+		{AETitle: "DEAD", ReportTo: fmt.Sprintf("127.0.0.1:%d", port), Availability: true},
+		{AETitle: "PYNET", ReportTo: address, Availability: true},
+		{AETitle: "SILENT", ReportTo: address},
+	}
+	n, _ := start(t, cfg)
+	if got, _ := step(t, n, dimse.NCreate, "2.25.1", begun()); got != 0 {
+		t.Fatalf("N-CREATE = %v", got)
+	}
+	if got, _ := step(t, n, dimse.NSet, "2.25.1", ended("COMPLETED", "1.2.3.4", "1.2.3.4.1", "1.2.3.4.2")); got != 0 {
+		t.Fatalf("N-SET = %v", got)
+	}
+	send(t, n, "1.2.3.4", 1, 2)
+	first := await(t, events, "created")
+	if got, want := availability(t, first), "study 1.2.3 steps [2.25.1] series 1.2.3.4 images [1.2.3.4.1 1.2.3.4.2] ONLINE HILUM"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if first["sop_class"] != dimse.InstanceAvailabilitySOPClass {
+		t.Errorf("SOP class %v, want Instance Availability Notification", first["sop_class"])
+	}
+	send(t, n, "1.2.3.4", 3, 3)
+	second := await(t, events, "created")
+	if got, want := availability(t, second), "study 1.2.3 steps [2.25.1] series 1.2.3.4 images [1.2.3.4.1 1.2.3.4.2 1.2.3.4.3] ONLINE HILUM"; got != want {
+		t.Errorf("told %q of the later image, want %q", got, want)
+	}
+	if first["uid"] == second["uid"] {
+		t.Errorf("two notifications have the SOP Instance UID %v", first["uid"])
+	}
+}
+
+// availability is a notification in words, read from pydicom's JSON.
+func availability(t *testing.T, l told) string {
+	t.Helper()
+	type element struct {
+		Value []json.RawMessage `json:"Value"`
+	}
+	type item = map[string]element
+	read := func(from item, tag string) (texts []string, items []item) {
+		for _, v := range from[tag].Value {
+			var text string
+			var sub item
+			if json.Unmarshal(v, &text) == nil {
+				texts = append(texts, text)
+			} else if json.Unmarshal(v, &sub) == nil {
+				items = append(items, sub)
+			}
+		}
+		return texts, items
+	}
+	only := func(from item, tag string) string {
+		texts, _ := read(from, tag)
+		return strings.Join(texts, "\\")
+	}
+	raw, err := json.Marshal(l["data"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all item
+	if err := json.Unmarshal(raw, &all); err != nil {
+		t.Fatal(err)
+	}
+	steps, images := []string{}, []string{}
+	_, performed := read(all, "00081111")
+	for _, s := range performed {
+		steps = append(steps, only(s, "00081155"))
+	}
+	_, series := read(all, "00081115")
+	if len(series) != 1 {
+		t.Fatalf("%d series in a notification, want 1", len(series))
+	}
+	state := map[string]bool{}
+	_, held := read(series[0], "00081199")
+	for _, h := range held {
+		images = append(images, only(h, "00081155"))
+		state[only(h, "00080056")+" "+only(h, "00080054")] = true
+	}
+	slices.Sort(images)
+	return fmt.Sprint("study ", only(all, "0020000D"), " steps ", steps, " series ", only(series[0], "0020000E"), " images ", images, " ", strings.Join(slices.Sorted(maps.Keys(state)), ","))
 }

@@ -23,7 +23,7 @@ const maxProposals = 128
 // transfer syntaxes in which they are stored, over one association, which is
 // opened again when it breaks.
 func (a *archive) CMove(ctx context.Context, req *dimse.QueryRequest, progress func(dimse.SubOperations) error) (dimse.Retrieved, error) {
-	to, known := a.destinations[req.MoveDestination]
+	to, known := a.destination(req.MoveDestination)
 	if !known {
 		return dimse.Retrieved{}, &dimse.StatusError{Status: dimse.StatusUnknownDestination, Comment: "the move destination is not configured here"}
 	}

@@ -129,6 +129,8 @@ type Peer struct {
 	Services []string `yaml:"services"`
 	// Host and port where it accepts associations, for the outcome of storage commitment when it cannot be told on the association of the request. Empty: that of the destination with its AE title.
 	ReportTo string `yaml:"report_to"`
+	// Tell it, at `report_to`, of each series that is complete (Instance Availability Notification).
+	Availability bool `yaml:"availability"`
 	// TLS with `report_to`.
 	TLS DestinationTLS `yaml:"tls"`
 }
@@ -489,6 +491,17 @@ func (c *Config) ReportTo(aeTitle string) (Destination, bool) {
 		}
 	}
 	return Destination{}, false
+}
+
+// Notified are the peers that are told which images the node has.
+func (c *Config) Notified() []Destination {
+	var list []Destination
+	for _, p := range c.Peers {
+		if to, ok := c.ReportTo(p.AETitle); ok && p.Availability {
+			list = append(list, to)
+		}
+	}
+	return list
 }
 
 // SlogLevel returns the level as log/slog knows it; Validate has made sure

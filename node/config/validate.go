@@ -164,6 +164,9 @@ func (v validator) peers(c *Config) {
 		if p.ReportTo != "" {
 			v.address(key+".report_to", p.ReportTo)
 		}
+		if _, ok := c.ReportTo(p.AETitle); p.Availability && !ok {
+			v.problem(key+".availability", "where the peer accepts associations is not known: write report_to")
+		}
 		v.clientTLS(key+".tls", p.TLS)
 	}
 }
