@@ -6,16 +6,21 @@ import (
 	"reflect"
 	"strings"
 
+	"hilum/node/access"
 	"hilum/node/config"
 )
 
 // reloadable are the keys of the configuration that a reload takes over.
-var reloadable = []string{"plugins", "devices", "pipelines", "rules"}
+var reloadable = []string{
+	"plugins", "devices", "pipelines", "rules",
+	"any_called_ae_title", "peers", "unknown_peers", "unknown_services", "user_identity", "users", "move_destinations",
+}
 
-// Reload takes over the plugins, devices, pipelines and rules of a
-// configuration, and reads the files of TLS again. Associations and running
-// jobs go on; plugins that were broken are tried again. On an error everything
-// stays as it is, but for the files of TLS.
+// Reload takes over what a configuration says of plugins, devices, pipelines and
+// rules, of who may have an association, and of where peers are; and it reads the
+// files of TLS again. Associations and running jobs go on, by the rules they began
+// under; plugins that were broken are tried again. On an error everything stays as
+// it is, but for the files of TLS.
 func (n *Node) Reload(ctx context.Context, cfg config.Config) error {
 	if n.tls != nil {
 		if err := n.tls.Reload(); err != nil {
@@ -24,11 +29,24 @@ func (n *Node) Reload(ctx context.Context, cfg config.Config) error {
 		n.log.Info("the files of TLS were read again")
 	}
 	old := *n.config.Load()
-	if keys := otherChanges(old, cfg); len(keys) > 0 {
+	keys := otherChanges(old, cfg)
+	if !reflect.DeepEqual(old.Notified(), cfg.Notified()) {
+		keys = append(keys, "peers[].availability") // each has a worker from the start
+	}
+	if len(keys) > 0 {
 		n.log.Warn("some keys of the configuration have changed: a restart of the node takes them over", "keys", strings.Join(keys, ", "))
 	}
 	next := old
 	next.Plugins, next.Devices, next.Pipelines, next.Rules = cfg.Plugins, cfg.Devices, cfg.Pipelines, cfg.Rules
+	next.AnyCalledAETitle, next.Peers, next.UnknownPeers, next.UnknownServices = cfg.AnyCalledAETitle, cfg.Peers, cfg.UnknownPeers, cfg.UnknownServices
+	next.UserIdentity, next.Users, next.MoveDestinations = cfg.UserIdentity, cfg.Users, cfg.MoveDestinations
+	rules, err := access.New(next)
+	if err != nil {
+		return err
+	}
+	if err := checkPeerTLS(next); err != nil {
+		return err
+	}
 	specs, err := Specs(next)
 	if err != nil {
 		return err
@@ -41,11 +59,14 @@ func (n *Node) Reload(ctx context.Context, cfg config.Config) error {
 		return fmt.Errorf("the plugins are not taken over: %w", err)
 	}
 	n.config.Store(&next)
+	n.access.Store(rules)
+	n.archive.known.Store(&next.MoveDestinations)
 	n.router.now.Store(routing)
 	n.free.pool.Configure(routing.devices)
 	n.free.changed()
 	n.scheduler.arrange()
-	n.log.Info("the plugins of the configuration were taken over", "plugins", len(next.Plugins), "pipelines", len(routing.pipelines), "rules", len(routing.rules))
+	n.log.Info("the configuration was taken over", "plugins", len(next.Plugins), "pipelines", len(routing.pipelines), "rules", len(routing.rules),
+		"peers", len(next.Peers), "users", len(next.Users), "move_destinations", len(next.MoveDestinations))
 	return nil
 }
 
