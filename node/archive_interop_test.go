@@ -6,12 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -320,5 +323,70 @@ func TestOrthancTakes(t *testing.T) {
 	defer orthanc.Close()
 	if done, err := orthanc.Move(t.Context(), dimse.PatientRootMove, "TAKER", keys(t, patientLevel, "PatientID=P1"), nil); err != nil || len(k.taken()) != 7 {
 		t.Errorf("back from Orthanc: %+v, %v, %d images; want 7 of %d", done, err, len(k.taken()), len(all))
+	}
+}
+
+// TestOrthancAsks: Orthanc, told so over REST, sends to a node, queries it, and has it
+// move to Orthanc what it found.
+func TestOrthancAsks(t *testing.T) {
+	listen := freePort(t)
+	dicom, web := orthanc(t, fmt.Sprintf(`, "DicomModalities": {"hilum": ["HILUM", "127.0.0.1", %d]}`, listen))
+	_, all := startArchive(t, func(c *config.Config) {
+		c.Listen = fmt.Sprintf("127.0.0.1:%d", listen)
+		c.MoveDestinations = []config.MoveDestination{moveDestination("PACS", fmt.Sprintf("127.0.0.1:%d", dicom))}
+	})
+	ask := func(path string, body []byte) (answer struct{ ID, Status string }) {
+		t.Helper()
+		resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d%s", web, path), "application/octet-stream", bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("Orthanc: %s: %s, %v\n%s", path, resp.Status, err, b)
+		}
+		_ = json.Unmarshal(b, &answer) // some answers have no ID
+		return answer
+	}
+	ask("/modalities/hilum/echo", []byte("{}"))
+
+	uid, data := slice(t, "1.2.9.1", 1, nil)
+	stored := ask("/instances", append(dataset.AppendFileMeta(nil, explicitLE, ctImageStorage, uid), data...))
+	ask("/modalities/hilum/store", []byte(stored.ID))
+	found := ask("/modalities/hilum/query", []byte(`{"Level": "Series", "Query": {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.9.1"}}`))
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/queries/%s/answers", web, found.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answers []string
+	if err := json.NewDecoder(resp.Body).Decode(&answers); err != nil || len(answers) != 1 {
+		t.Errorf("Orthanc finds %d series, %v; want the one that it sent", len(answers), err)
+	}
+
+	found = ask("/modalities/hilum/query", []byte(`{"Level": "Study", "Query": {"PatientID": "P1", "StudyInstanceUID": ""}}`))
+	ask("/queries/"+found.ID+"/retrieve", []byte("PACS"))
+	dir := fromOrthanc(t, web)
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [][]byte
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, b)
+	}
+	moved := 0
+	for _, h := range all {
+		if h.study != "1.2.3" && slices.ContainsFunc(got, func(b []byte) bool { return bytes.HasSuffix(b, h.data) }) {
+			moved++
+		}
+	}
+	if moved != 7 || len(got) != 8 {
+		t.Errorf("Orthanc has %d images, 7 of them as the node has them? %d; want 8 and 7", len(got), moved)
 	}
 }

@@ -348,10 +348,15 @@ func TestPynetdicomIsAsked(t *testing.T) {
 // TestPynetdicomPerforms: a performed procedure step from its beginning to its end,
 // after which it may not change.
 func TestPynetdicomPerforms(t *testing.T) {
-	n, _ := start(t, testConfig(t))
+	n, client := start(t, testConfig(t))
 	all := pynetAsk(t, n, "step", "CT1", "2.25.7", "1.2.3", "1.2.3.4", "1.2.3.4.1")
 	if got := append(only(all, "create", "status"), only(all, "set", "status")...); !slices.Equal(got, []string{"0000", "0000", "0110"}) {
 		t.Errorf("N-CREATE, N-SET, N-SET = %v, want 0000, 0000, 0110", got)
+	}
+	send(t, n, "1.2.3.4", 1, 1)
+	studies := until(t, "the study", client.Studies, func(s []web.Study) bool { return len(s) == 1 && len(s[0].Steps) == 1 })
+	if s := studies[0].Steps[0]; s.SOPInstanceUID != "2.25.7" || s.Status != "COMPLETED" || s.Station != "CT1" || s.Images != 1 || !slices.Equal(s.Series, []string{"1.2.3.4"}) {
+		t.Errorf("the study shows the step %+v", s)
 	}
 }
 

@@ -63,7 +63,7 @@ var arrows = map[string]string{
 	"node/report":              "dimse/dataset plugins/api",
 	"node/rule":                "",
 	"node/task":                "plugins/api store",
-	"node/web":                 "node/task store",
+	"node/web":                 "node/mpps node/task store",
 	"cmd/bench-receive":        "dimse/dataset",
 	"cmd/hilum":                "cmd/hilum/command",
 }

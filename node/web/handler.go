@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"hilum/node/mpps"
 	"hilum/node/task"
 	"hilum/store"
 )
@@ -102,7 +103,21 @@ func (h *Handler) studies(*http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list series: %w", err)
 	}
-	return studiesView(all), nil
+	studies := studiesView(all)
+	steps := mpps.Steps{Store: h.Store}
+	for i := range studies {
+		reported, err := steps.OfStudy(studies[i].StudyInstanceUID)
+		if err != nil {
+			return nil, fmt.Errorf("list performed procedure steps: %w", err)
+		}
+		for _, s := range reported { // not its data set, which names the patient
+			studies[i].Steps = append(studies[i].Steps, ProcedureStep{
+				SOPInstanceUID: s.SOPInstanceUID, Status: string(s.Status), Station: s.Station, Modality: s.Modality,
+				Series: s.Series, Images: s.Images, Updated: s.Updated,
+			})
+		}
+	}
+	return studies, nil
 }
 
 func (h *Handler) instances(r *http.Request) (any, error) {

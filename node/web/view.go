@@ -19,10 +19,22 @@ import (
 // Study is a study as `hilum study list` shows it. No patient data: a study
 // is found by its UID, date and accession number.
 type Study struct {
-	StudyInstanceUID string   `json:"study_instance_uid"`
-	StudyDate        string   `json:"study_date"`
-	AccessionNumber  string   `json:"accession_number"`
-	Series           []Series `json:"series"`
+	StudyInstanceUID string          `json:"study_instance_uid"`
+	StudyDate        string          `json:"study_date"`
+	AccessionNumber  string          `json:"accession_number"`
+	Series           []Series        `json:"series"`
+	Steps            []ProcedureStep `json:"steps,omitempty"`
+}
+
+// ProcedureStep is a performed procedure step that was reported for a Study (MPPS).
+type ProcedureStep struct {
+	SOPInstanceUID string    `json:"sop_instance_uid"`
+	Status         string    `json:"status"`  // IN PROGRESS | COMPLETED | DISCONTINUED
+	Station        string    `json:"station"` // Performed Station AE Title
+	Modality       string    `json:"modality"`
+	Series         []string  `json:"series"` // Series Instance UIDs
+	Images         int       `json:"images"` // in all series, as the scanner says
+	Updated        time.Time `json:"updated"`
 }
 
 // Series is a series of a Study.

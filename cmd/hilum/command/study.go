@@ -60,5 +60,9 @@ func showStudy(out io.Writer, st web.Study) error {
 		fmt.Fprintf(out, "\nseries     %s\nmodality   %s\nimages     %d (%s)\nstate      %s: %s\nrevision   %d\nreceived   %s to %s from %v\n",
 			s.SeriesInstanceUID, s.Modality, s.Instances, size(s.Bytes), s.State, s.Reason, s.Revision, clock(s.FirstReceived), clock(s.LastReceived), s.Sources)
 	}
+	for _, s := range st.Steps {
+		fmt.Fprintf(out, "\nstep       %s\nmodality   %s at %s\nimages     %d in %d series, as the scanner says\nstatus     %s since %s\n",
+			s.SOPInstanceUID, s.Modality, s.Station, s.Images, len(s.Series), s.Status, clock(s.Updated))
+	}
 	return nil
 }
