@@ -10,6 +10,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/node/audit"
 	"hilum/node/config"
 	"hilum/node/query"
 	"hilum/store"
@@ -24,11 +25,12 @@ type archive struct {
 	known      atomic.Pointer[[]config.MoveDestination] // as of the last reload
 	maxMatches int                                      // 0 is no limit
 	log        *slog.Logger
+	audit      *audit.Trail
 	releases   sync.WaitGroup // of associations with move destinations
 }
 
-func newArchive(st *store.Store, cfg config.Config, log *slog.Logger) *archive {
-	a := &archive{store: st, aeTitle: cfg.AETitle, maxMatches: cfg.MaxMatches, log: log}
+func newArchive(st *store.Store, cfg config.Config, trail *audit.Trail, log *slog.Logger) *archive {
+	a := &archive{store: st, aeTitle: cfg.AETitle, maxMatches: cfg.MaxMatches, log: log, audit: trail}
 	a.known.Store(&cfg.MoveDestinations)
 	return a
 }
@@ -60,6 +62,7 @@ func (a *archive) CFind(ctx context.Context, req *dimse.QueryRequest, match func
 	if err != nil {
 		return refuseIdentifier(err)
 	}
+	a.audit.Queried(auditPeer(req.Association), req.SOPClassUID)
 	matches := 0
 	return q.Find(ctx, a.store, func(identifier []*dataset.Element) error {
 		if matches++; a.maxMatches > 0 && matches > a.maxMatches {

@@ -12,6 +12,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/node/audit"
 	"hilum/node/config"
 	"hilum/node/connect"
 	"hilum/node/task"
@@ -26,6 +27,7 @@ type forwarder struct {
 	destination config.Destination
 	calling     string // AE title
 	committer   committer
+	audit       *audit.Trail
 	log         *slog.Logger
 	now         func() time.Time
 
@@ -182,6 +184,9 @@ func (f *forwarder) send(ctx context.Context, sopInstanceUID string) (store.Inst
 		_ = conn.Abort() // the object did not get through; what Abort says adds nothing
 		return in, status, fmt.Errorf("send to %s (%s): %w", f.destination.Name, f.destination.Address, err)
 	}
+	studies := audit.Studies{}
+	studies.Add(studyOf(in), in.SOPClassUID)
+	f.audit.Results(audit.Peer{AETitle: f.destination.AETitle, Address: f.destination.Address}, studies)
 	if err := conn.Release(ctx); err != nil {
 		f.log.Warn("destination did not release the association in order", "destination", f.destination.Name, "error", err)
 	}

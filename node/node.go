@@ -28,6 +28,7 @@ import (
 	"hilum/models"
 	"hilum/node/access"
 	"hilum/node/assemble"
+	"hilum/node/audit"
 	"hilum/node/commitment"
 	"hilum/node/config"
 	"hilum/node/device"
@@ -60,6 +61,7 @@ type Node struct {
 	scheduler *scheduler
 	access    atomic.Pointer[access.Rules] // as of the last reload
 	archive   *archive
+	audit     *audit.Trail
 
 	config   atomic.Pointer[config.Config] // as of the last reload
 	failed   chan error                    // a part that must not end has ended
@@ -109,6 +111,13 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.onStop("listener", func(context.Context) error { return ignoreClosed(n.listener.Close()) })
 
+	// Opened early and so closed late: what the other parts do is told.
+	n.audit, err = audit.Open(cfg.Audit, audit.Peer{AETitle: cfg.AETitle, Address: n.Addr().String()}, o.Logger, o.Now)
+	if err != nil {
+		return nil, err
+	}
+	n.onStop("audit trail", func(ctx context.Context) error { n.audit.Stopped(); return n.audit.Close(ctx) })
+
 	scratch, err := makeScratch(cfg)
 	if err != nil {
 		return nil, err
@@ -141,6 +150,7 @@ func Start(ctx context.Context, o Options) (_ *Node, err error) {
 	if err := n.startWork(o, st, free, scratch); err != nil {
 		return nil, err
 	}
+	n.audit.Started()
 	o.Logger.Info("node started", "version", o.Version, "ae_title", cfg.AETitle, "listen", n.Addr().String(), "data", cfg.Data, "plugins", len(cfg.Plugins))
 	return n, nil
 }
@@ -151,7 +161,7 @@ const jobsFolder = "jobs"
 // secrets are what no plugin may see: all that the node keeps, its keys and
 // the file that names them.
 func secrets(cfg config.Config) []string {
-	all := []string{cfg.Data, cfg.Scratch, cfg.File, cfg.TLS.Key}
+	all := []string{cfg.Data, cfg.Scratch, cfg.File, cfg.TLS.Key, cfg.Audit.File, cfg.Audit.TLS.Key}
 	for _, d := range cfg.Destinations {
 		all = append(all, d.TLS.Key)
 	}
@@ -213,7 +223,7 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 		return nil // the destination is configured no more
 	}
 	for _, dest := range cfg.Destinations {
-		f := &forwarder{store: st, destination: dest, committer: peers.requester, calling: cfg.AETitle, log: o.Logger, now: o.Now}
+		f := &forwarder{store: st, destination: dest, committer: peers.requester, audit: n.audit, calling: cfg.AETitle, log: o.Logger, now: o.Now}
 		if dest.CallingAETitle != "" {
 			f.calling = dest.CallingAETitle
 		}
@@ -235,7 +245,7 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 		return err
 	}
 	n.access.Store(rules)
-	arc := newArchive(st, cfg, o.Logger)
+	arc := newArchive(st, cfg, n.audit, o.Logger)
 	n.archive = arc
 	n.onStop("move destinations", func(context.Context) error { arc.releases.Wait(); return nil })
 	server := &dimse.Server{
@@ -243,14 +253,14 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 		Handler: struct {
 			*receiver
 			*archive
-		}{&receiver{store: st, assembler: asm, log: o.Logger}, arc},
+		}{&receiver{store: st, assembler: asm, log: o.Logger, audit: n.audit}, arc},
 		Normalized:              peers.normalized(),
 		AcceptPrivateSOPClasses: cfg.AcceptPrivateSOPClasses,
 		Admit: func(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
 			if err := st.Room(); err != nil {
 				return dimse.Admission{}, fmt.Errorf("%w: %w", dimse.ErrNoRoom, err)
 			}
-			return n.access.Load().Admit(ctx, rq)
+			return n.admit(ctx, rq)
 		},
 		MaxPDULength:    uint32(cfg.MaxPDU),
 		MaxAssociations: cfg.MaxAssociations,
@@ -274,6 +284,20 @@ func (n *Node) startWork(o Options, st *store.Store, free *capacities, scratch s
 		}
 	}()
 	return nil
+}
+
+// admit asks the access rules, and tells the audit trail of whom they refuse and
+// whom they know.
+func (n *Node) admit(ctx context.Context, rq *dimse.AssociationRequest) (dimse.Admission, error) {
+	admission, err := n.access.Load().Admit(ctx, rq)
+	peer := audit.Peer{AETitle: rq.CallingAETitle, Address: rq.RemoteAddr.String()}
+	switch named := rq.UserIdentity != nil; {
+	case named && (admission.Identified || errors.Is(err, dimse.ErrUserIdentity)):
+		n.audit.LoggedIn(peer, string(rq.UserIdentity.Primary), err == nil)
+	case err != nil:
+		n.audit.Refused(peer, err.Error())
+	}
+	return admission, err
 }
 
 // serveAdmin starts the REST interface on the socket in the data folder.

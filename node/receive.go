@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 
 	"github.com/grailbio/go-dicom/dicomtag"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/node/audit"
 	"hilum/store"
 )
 
@@ -19,6 +21,10 @@ type receiver struct {
 	store     *store.Store
 	assembler *assembler
 	log       *slog.Logger
+	audit     *audit.Trail
+
+	mu      sync.Mutex               // guards brought
+	brought map[uint64]audit.Studies // by association, until it ends
 }
 
 // CStore streams one object into the store while its structure is checked,
@@ -57,6 +63,7 @@ func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
 				"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
 		}
 		r.assembler.received(inst.SeriesInstanceUID, req.Association.ID())
+		r.note(req.Association, inst)
 	case store.Conflict:
 		r.log.Warn("an image arrived again with other bytes: the first is kept, this one is in quarantine",
 			"sop_instance", inst.SOPInstanceUID, "association", req.Association.ID())
@@ -72,7 +79,50 @@ func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
 func (r *receiver) AssociationOpened(*dimse.Association) {}
 
 // AssociationClosed is part of dimse.AssociationHandler.
-func (r *receiver) AssociationClosed(a *dimse.Association, _ error) { r.assembler.closed(a.ID()) }
+func (r *receiver) AssociationClosed(a *dimse.Association, _ error) {
+	r.assembler.closed(a.ID())
+	r.tell(a)
+}
+
+// maxBrought bounds the studies of one audit message.
+const maxBrought = 100
+
+// note counts an image for the audit trail.
+func (r *receiver) note(a *dimse.Association, in store.Instance) {
+	if r.audit == nil {
+		return
+	}
+	r.mu.Lock()
+	if r.brought == nil {
+		r.brought = map[uint64]audit.Studies{}
+	}
+	if r.brought[a.ID()] == nil {
+		r.brought[a.ID()] = audit.Studies{}
+	}
+	r.brought[a.ID()].Add(studyOf(in), in.SOPClassUID)
+	full := len(r.brought[a.ID()]) >= maxBrought
+	r.mu.Unlock()
+	if full {
+		r.tell(a)
+	}
+}
+
+// tell writes what an association brought to the audit trail.
+func (r *receiver) tell(a *dimse.Association) {
+	r.mu.Lock()
+	studies := r.brought[a.ID()]
+	delete(r.brought, a.ID())
+	r.mu.Unlock()
+	r.audit.Received(auditPeer(a), studies)
+}
+
+func studyOf(in store.Instance) audit.Study {
+	return audit.Study{StudyInstanceUID: in.StudyInstanceUID, PatientID: in.Header["PatientID"]}
+}
+
+func auditPeer(a *dimse.Association) audit.Peer {
+	return audit.Peer{AETitle: a.CallingAETitle(), Address: a.RemoteAddr().String()}
+}
 
 // sink remembers the store's error, so that it is told from an error of the
 // peer or of the data set.

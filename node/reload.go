@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -22,6 +23,12 @@ var reloadable = []string{
 // under; plugins that were broken are tried again. On an error everything stays as
 // it is, but for the files of TLS.
 func (n *Node) Reload(ctx context.Context, cfg config.Config) error {
+	err := errors.Join(n.audit.Reopen(), n.reload(ctx, cfg))
+	n.audit.Configured(err)
+	return err
+}
+
+func (n *Node) reload(ctx context.Context, cfg config.Config) error {
 	if n.tls != nil {
 		if err := n.tls.Reload(); err != nil {
 			return fmt.Errorf("the files of TLS are not taken over: %w", err)

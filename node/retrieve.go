@@ -10,6 +10,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/node/audit"
 	"hilum/node/config"
 	"hilum/node/connect"
 	"hilum/node/query"
@@ -32,8 +33,9 @@ func (a *archive) CMove(ctx context.Context, req *dimse.QueryRequest, progress f
 		return dimse.Retrieved{}, refuseIdentifier(err)
 	}
 	log := a.log.With("association", req.Association.ID(), "destination", to.AETitle)
+	peer := auditPeer(req.Association)
 	m := &mover{to: to, origin: dimse.MoveOriginator{AETitle: req.Association.CallingAETitle(), MessageID: req.MessageID}, log: log}
-	r := &retrieval{archive: a, wanted: wanted, progress: progress, log: log, send: m.send}
+	r := &retrieval{archive: a, wanted: wanted, progress: progress, log: log, send: m.send, sent: audit.Studies{}}
 	if err := r.survey(ctx, m.propose); err != nil {
 		return r.done, err
 	}
@@ -44,6 +46,7 @@ func (a *archive) CMove(ctx context.Context, req *dimse.QueryRequest, progress f
 			r.unreachable, r.done.Comment = true, "the move destination cannot be reached"
 		}
 	}
+	defer func() { a.audit.Sent(peer, audit.Peer{AETitle: to.AETitle, Address: to.Address}, r.sent) }()
 	return r.run(ctx)
 }
 
@@ -54,7 +57,7 @@ func (a *archive) CGet(ctx context.Context, req *dimse.QueryRequest, progress fu
 	if err != nil {
 		return dimse.Retrieved{}, refuseIdentifier(err)
 	}
-	r := &retrieval{archive: a, wanted: wanted, progress: progress, log: a.log.With("association", req.Association.ID())}
+	r := &retrieval{archive: a, wanted: wanted, progress: progress, log: a.log.With("association", req.Association.ID()), sent: audit.Studies{}}
 	r.send = func(ctx context.Context, in store.Instance, data io.Reader) (dimse.Status, error) {
 		if !req.Fetches(in.SOPClassUID, in.TransferSyntaxUID) {
 			return 0, dimse.ErrNoContext
@@ -68,6 +71,8 @@ func (a *archive) CGet(ctx context.Context, req *dimse.QueryRequest, progress fu
 	if err := r.survey(ctx, func(dimse.PresentationKey) {}); err != nil {
 		return r.done, err
 	}
+	peer := auditPeer(req.Association)
+	defer func() { a.audit.Sent(peer, peer, r.sent) }()
 	return r.run(ctx)
 }
 
@@ -95,6 +100,7 @@ type retrieval struct {
 	unreachable bool // every sub-operation fails
 	done        dimse.Retrieved
 	refused     map[dimse.PresentationKey]bool // named in the log already
+	sent        audit.Studies                  // what got through
 }
 
 // survey counts the images and tells of each pair of SOP class and transfer syntax.
@@ -142,6 +148,9 @@ func (r *retrieval) run(ctx context.Context) (dimse.Retrieved, error) {
 			r.done.Warning++
 		default:
 			r.done.Completed++
+		}
+		if err == nil {
+			r.sent.Add(studyOf(in), in.SOPClassUID)
 		}
 		r.count()
 		if r.done.Remaining == 0 {

@@ -89,6 +89,7 @@ type Config struct {
 	Commitment Commitment `yaml:"commitment"`
 	MPPS       MPPS       `yaml:"mpps"`
 	Retention  Retention  `yaml:"retention"`
+	Audit      Audit      `yaml:"audit"`
 	Log        Log        `yaml:"log"`
 
 	// File is the file that was read, "" when there was none.
@@ -374,6 +375,19 @@ type Reports struct {
 type MPPS struct {
 	// Forget a performed procedure step this long after its last message.
 	Keep time.Duration `yaml:"keep"`
+}
+
+// Audit is the audit trail of PS3.15 A.5: who came and was refused, what came in and
+// went out.
+type Audit struct {
+	// File that audit messages are appended to, a line each (RFC 5424). SIGHUP opens it again. Empty: none.
+	File string `yaml:"file"`
+	// Host and port of the syslog server that gets audit messages: by TLS with `audit.tls.enabled`, else by UDP. Empty: none.
+	Server string `yaml:"server"`
+	// TLS with the syslog server.
+	TLS DestinationTLS `yaml:"tls"`
+	// Name patients in audit messages by their Patient ID, as PS3.15 A.5.3 asks. The file and the server then hold patient data.
+	PatientID bool `yaml:"patient_id"`
 }
 
 // Commitment is storage commitment: what peers ask of the node, and what the node

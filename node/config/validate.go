@@ -93,6 +93,10 @@ func (c *Config) validate(p *problems) {
 	v.positive("commitment.wait", c.Commitment.Wait)
 	v.notNegative("commitment.linger", c.Commitment.Linger)
 	v.oneOf("duplicates", c.Duplicates, policies)
+	if c.Audit.Server != "" {
+		v.address("audit.server", c.Audit.Server)
+	}
+	v.clientTLS("audit.tls", c.Audit.TLS)
 	v.oneOf("log.level", c.Log.Level, levels)
 	v.oneOf("log.format", c.Log.Format, formats)
 	v.peers(c)

@@ -26,9 +26,8 @@ func newServeCommand(g *global) *cobra.Command {
 		Long: `Run the node until SIGINT or SIGTERM: new associations are then refused, images
 under way are stored, running analyses go back into the queue, plugins end.
 SIGHUP makes it read the configuration and the files of TLS again: it takes over
-plugins, devices, pipelines and rules, peers, users and move destinations, and tries
-broken plugins again.
-Associations and running analyses go on.
+plugins, devices, pipelines, rules, peers, users and move destinations, and tries
+broken plugins again. Associations and running analyses go on.
 
 ` + exitHelp,
 		Args: cobra.NoArgs,
