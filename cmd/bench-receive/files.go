@@ -23,17 +23,24 @@ func (b *bench) makeSets(name string, pixelBytes int) ([]string, error) {
 	folders := make([]string, maxSenders)
 	for i := range folders {
 		folders[i] = filepath.Join(b.work, fmt.Sprintf("%s-%d", name, i))
-		if err := os.MkdirAll(folders[i], 0o755); err != nil {
+		if err := b.makeSeries(folders[i], name, i, pixelBytes); err != nil {
 			return nil, err
-		}
-		for k := range b.slices {
-			file := filepath.Join(folders[i], fmt.Sprintf("%04d.dcm", k))
-			if err := writeImage(file, name, i, k, pixelBytes); err != nil {
-				return nil, err
-			}
 		}
 	}
 	return folders, nil
+}
+
+// makeSeries writes the images of one series into a folder, beside what is there.
+func (b *bench) makeSeries(folder, set string, series, pixelBytes int) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for k := range b.slices {
+		if err := writeImage(filepath.Join(folder, fmt.Sprintf("%d-%04d.dcm", series, k)), set, series, k, pixelBytes); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func writeImage(file, set string, series, slice, pixelBytes int) error {

@@ -4,6 +4,8 @@
 //
 //	go run ./cmd/bench-receive -hilum bin/hilum
 //
+// It goes on with what a store that fills, and an object of 2 GiB, cost Hilum.
+//
 // With -road it measures what comes after: from the last image of a series to its report
 // at a destination.
 //
@@ -32,6 +34,7 @@ func main() {
 	flag.IntVar(&b.slices, "slices", 400, "images an association sends")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds; the median counts")
 	flag.BoolVar(&b.onlyRoad, "road", false, "measure the way of one series from its last image to the report at a destination instead")
+	flag.BoolVar(&b.onlyGrowth, "growth", false, "measure only what a full store and a huge object cost Hilum")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -46,6 +49,7 @@ type bench struct {
 	hilum, work    string
 	slices, rounds int
 	onlyRoad       bool
+	onlyGrowth     bool
 	out            io.Writer
 }
 
@@ -76,6 +80,9 @@ func (b *bench) run(ctx context.Context, out io.Writer) (err error) {
 		runtime.GOARCH, runtime.NumCPU(), b.slices, ctPixels/1000, b.rounds, b.work)
 	if b.onlyRoad {
 		return b.road(ctx)
+	}
+	if b.onlyGrowth {
+		return errors.Join(b.growth(ctx), b.huge(ctx))
 	}
 	sets, err := b.makeSets("ct", ctPixels)
 	if err != nil {
@@ -131,7 +138,12 @@ func (b *bench) run(ctx context.Context, out io.Writer) (err error) {
 		}
 		b.row("4 kB objects, TCP_NODELAY=1", maxSenders, r.name(), rate, 4096, peak)
 	}
-	return nil
+	rate, peak, err := b.median(ctx, receivers[0], hilumSender{b.hilum}, small)
+	if err != nil {
+		return fmt.Errorf("small objects by hilum send: %w", err)
+	}
+	b.row("4 kB objects, hilum send", maxSenders, receivers[0].name(), rate, 4096, peak)
+	return errors.Join(b.growth(ctx), b.huge(ctx))
 }
 
 func (b *bench) row(sender string, senders int, receiver string, rate float64, bytes int, peak int64) {

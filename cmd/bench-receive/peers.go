@@ -123,31 +123,61 @@ func (b *bench) median(ctx context.Context, r receiver, s sender, folders []stri
 	return rates[len(rates)/2], peak, nil
 }
 
-func (b *bench) round(ctx context.Context, r receiver, s sender, folders []string) (rate float64, peak int64, err error) {
+// running is a receiver with a folder of its own.
+type running struct {
+	port, pid int
+	stop      func() error // ends it and removes its data
+}
+
+// start runs a receiver; env is for DCMTK's network code.
+func (b *bench) start(ctx context.Context, r receiver, env []string) (_ running, err error) {
 	dir, err := os.MkdirTemp(b.work, "round-")
 	if err != nil {
-		return 0, 0, err
+		return running{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
 	port, err := freePort()
 	if err != nil {
-		return 0, 0, err
+		return running{}, err
 	}
-	server, err := r.command(ctx, dir, port, s.env())
+	server, err := r.command(ctx, dir, port, env)
 	if err != nil {
-		return 0, 0, err
+		return running{}, err
 	}
 	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := server.Start(); err != nil {
-		return 0, 0, err
+		return running{}, err
 	}
-	defer func() {
+	kill := func() {
 		_ = syscall.Kill(-server.Process.Pid, syscall.SIGKILL) // its data are thrown away next
 		_ = server.Wait()
-	}()
-	if err := waitPort(ctx, port); err != nil {
-		return 0, 0, fmt.Errorf("%s did not start: %w", r.name(), err)
 	}
+	if err := waitPort(ctx, port); err != nil {
+		kill()
+		return running{}, fmt.Errorf("%s did not start: %w", r.name(), err)
+	}
+	return running{port, server.Process.Pid, func() error { kill(); return os.RemoveAll(dir) }}, nil
+}
+
+func (b *bench) round(ctx context.Context, r receiver, s sender, folders []string) (rate float64, peak int64, err error) {
+	server, err := b.start(ctx, r, s.env())
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, server.stop()) }()
+	if rate, err = b.send(ctx, s, server.port, folders); err != nil {
+		return 0, 0, err
+	}
+	return rate, peakMemory(server.pid), nil
+}
+
+// send sends each folder in an association of its own, all at once, and returns
+// images a second.
+func (b *bench) send(ctx context.Context, s sender, port int, folders []string) (rate float64, err error) {
 	syscall.Sync() // earlier rounds' dirty pages are not this one's
 
 	begin := time.Now()
@@ -163,9 +193,9 @@ func (b *bench) round(ctx context.Context, r receiver, s sender, folders []strin
 	group.Wait()
 	elapsed := time.Since(begin)
 	if err := errors.Join(errs...); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	return float64(len(folders)*b.slices) / elapsed.Seconds(), peakMemory(server.Process.Pid), nil
+	return float64(len(folders)*b.slices) / elapsed.Seconds(), nil
 }
 
 // peakMemory is the highest resident memory of a process, VmHWM of Linux; 0
