@@ -35,7 +35,7 @@ class Loop:
     minutes: float = 0.0  # end of the schedule by the clock instead of steps; 0: by steps
     workers: int = 1  # processes that make samples
     threads: int = 0  # of the network on a CPU; 0: PyTorch's choice
-    bf16: bool = True  # forward pass under autocast
+    bf16: bool = True  # forward pass under autocast, where the device has instructions for it
     log_every: int = 50  # steps of a line
     save_every: int = 500  # steps between checkpoints
 
