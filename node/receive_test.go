@@ -3,6 +3,12 @@ package node_test
 import (
 	"bytes"
 	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +17,9 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/dimse/dimsetest"
+	"hilum/dimse/pdu"
+	"hilum/node/config"
 	"hilum/node/web"
 )
 
@@ -132,5 +141,126 @@ func TestTolerated(t *testing.T) {
 	studies, err := client.Studies(t.Context())
 	if err != nil || len(studies) != 1 || len(studies[0].Series) != 1 || studies[0].Series[0].Instances != number {
 		t.Errorf("Studies = %+v, %v; want one series of %d images", studies, err, number)
+	}
+}
+
+// TestHostileText: nothing that a peer says becomes a line of the log, a format of one, or
+// a part of a file's name.
+func TestHostileText(t *testing.T) {
+	cfg, log := testConfig(t), &lines{}
+	cfg.Plugins = nil
+	cfg.UnknownServices = []string{config.ServiceEcho, config.ServiceStore, config.ServiceFind, config.ServiceMove, config.ServiceCommitment, config.ServiceMPPS}
+	cfg.Audit.File = filepath.Join(t.TempDir(), "audit.log")
+	n, client := startLogging(t, cfg, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	const forged = "\nlevel=ERROR msg=forged\n"
+	title := func(s string) (a pdu.AETitle) {
+		copy(a[:], s+strings.Repeat(" ", len(a)))
+		return a
+	}
+	request := func(calling string) *pdu.AssociateRQ {
+		rq := &pdu.AssociateRQ{ProtocolVersion: 1, CalledAETitle: title("HILUM"), CallingAETitle: title(calling), ApplicationContext: pdu.ApplicationContextName,
+			User: pdu.UserInformation{MaxLength: 16384, ImplementationClassUID: "../" + forged, ImplementationVersionName: "%s%n" + forged}}
+		for i, class := range []string{ctImageStorage, dimse.StudyRootFind, dimse.StudyRootMove, dimse.StorageCommitmentSOPClass, stepClass, "../" + forged} {
+			rq.Contexts = append(rq.Contexts, pdu.PresentationContextRQ{ID: byte(2*i + 1), AbstractSyntax: class, TransferSyntaxes: []string{explicitLE}})
+		}
+		return rq
+	}
+	dial := func() *dimsetest.Peer {
+		conn, err := net.Dial("tcp", n.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dimsetest.NewPeer(t, conn)
+	}
+	for _, calling := range []string{"A\nB", `..\..\x`} {
+		p := dial()
+		p.SendPDU(request(calling))
+		p.ExpectType(pdu.TypeAssociateRJ)
+		p.Close()
+	}
+	p := dial()
+	p.Associate(request("%s%n$(touch x)"))
+	ask := func(context byte, rq dimsetest.Elements, data string) int {
+		t.Helper()
+		p.SendPDU(dimsetest.CommandPDU(context, rq), dimsetest.DataPDU(context, true, []byte(data)))
+		return p.ExpectCommand(context).Number(dimsetest.Status)
+	}
+	evil := []string{"../../../x", "/etc/passwd", "%s%n%!d", "$(touch x)", "`touch x`", "a" + forged}
+	for i, text := range evil {
+		padded := text + strings.Repeat("\x00", len(text)%2)
+		if got := ask(1, dimsetest.StoreRQ(uint16(i), ctImageStorage, text), "data"); got != 0xC000 {
+			t.Errorf("C-STORE of instance %q = %04XH, want C000H", text, got)
+		}
+		for _, tag := range []dataset.Tag{dicomtag.StudyInstanceUID, dicomtag.SeriesInstanceUID, dicomtag.SOPInstanceUID} {
+			uid, data := slice(t, "1.2.3.4", i+1, func(e []*dataset.Element) []*dataset.Element {
+				return append(without(e, tag), dataset.RawElement(tag, "UI", []byte(text)))
+			})
+			if got := ask(1, dimsetest.StoreRQ(uint16(i), ctImageStorage, uid), string(data)); got != 0xA900 {
+				t.Errorf("C-STORE with %q as %v = %04XH, want A900H", text, tag, got)
+			}
+		}
+		uid, data := slice(t, "1.2.3.4", i+1, func(e []*dataset.Element) []*dataset.Element {
+			for _, tag := range []dataset.Tag{dicomtag.PatientID, dicomtag.StudyID, dicomtag.SeriesDescription, dicomtag.Modality, dicomtag.StationName} {
+				info, _ := dicomtag.Find(tag)
+				e = append(without(e, tag), dataset.RawElement(tag, info.VR, []byte(text)))
+			}
+			return e
+		})
+		if got := ask(1, dimsetest.StoreRQ(uint16(i), ctImageStorage, uid), string(data)); got != 0 {
+			t.Errorf("C-STORE with %q in the header = %04XH, want 0000H", text, got)
+		}
+		query := dimsetest.Elements{dimsetest.AffectedSOPClassUID: dimsetest.UI(dimse.StudyRootFind), dimsetest.CommandField: dimsetest.US(0x0020),
+			dimsetest.MessageID: dimsetest.US(9), dimsetest.Priority: dimsetest.US(0), dimsetest.DataSetType: dimsetest.US(1)}
+		key := "\x08\x00\x52\x00CS\x06\x00STUDY \x20\x00\x0D\x00UI" + string([]byte{byte(len(padded)), 0}) + padded
+		if got := ask(3, query, key); got != 0xA900 {
+			t.Errorf("C-FIND of study %q = %04XH, want A900H", text, got)
+		}
+		move := query.With(dimsetest.AffectedSOPClassUID, dimsetest.UI(dimse.StudyRootMove)).With(dimsetest.CommandField, dimsetest.US(0x0021)).With(0x0600, []byte(padded))
+		if got := ask(5, move, key); got != 0xA801 {
+			t.Errorf("C-MOVE to %q = %04XH, want A801H", text, got)
+		}
+		action := dimsetest.Elements{0x0003: dimsetest.UI(dimse.StorageCommitmentSOPClass), dimsetest.CommandField: dimsetest.US(0x0130), dimsetest.MessageID: dimsetest.US(9),
+			dimsetest.DataSetType: dimsetest.US(1), 0x1001: dimsetest.UI(dimse.StorageCommitmentSOPInstance), 0x1008: dimsetest.US(1)}
+		if got := ask(7, action, "\x08\x00\x95\x11UI"+string([]byte{byte(len(padded)), 0})+padded); got != 0x0106 {
+			t.Errorf("N-ACTION of transaction %q = %04XH, want 0106H", text, got)
+		}
+		create := dimsetest.Elements{dimsetest.AffectedSOPClassUID: dimsetest.UI(stepClass), dimsetest.CommandField: dimsetest.US(0x0140), dimsetest.MessageID: dimsetest.US(9),
+			dimsetest.DataSetType: dimsetest.US(1), dimsetest.AffectedSOPInstanceUID: []byte(padded)}
+		if got := ask(9, create, "data"); got != 0x0117 {
+			t.Errorf("N-CREATE of step %q = %04XH, want 0117H", text, got)
+		}
+	}
+	p.SendPDU(&pdu.ReleaseRQ{})
+	p.ExpectType(pdu.TypeReleaseRP)
+	p.Close()
+	until(t, "the series complete", client.Studies, func(s []web.Study) bool {
+		return len(s) == 1 && len(s[0].Series) == 1 && s[0].Series[0].State == "complete" && s[0].Series[0].Instances == len(evil)
+	})
+	if err := n.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(log.String()) {
+		if !strings.HasPrefix(line, "time=") || strings.Contains(line, "level=ERROR") && !strings.Contains(line, `\nlevel=ERROR`) || strings.Contains(line, "%!") && !strings.Contains(line, "%n%!d") {
+			t.Errorf("the log has the line %q", line)
+		}
+	}
+	trail, err := os.ReadFile(cfg.Audit.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(trail)) {
+		if !strings.HasPrefix(line, "<8") {
+			t.Errorf("the audit trail has the line %q", line)
+		}
+	}
+	name := regexp.MustCompile(`^([a-z]+|[a-z]+\.(db|lock|sock)|[0-9a-f]{2}|[0-9a-f]{64}\.db|[0-9a-f]{16}\.journal)$`)
+	err = filepath.WalkDir(cfg.Data, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !name.MatchString(d.Name()) {
+			t.Errorf("the data folder holds %s", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
