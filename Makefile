@@ -6,7 +6,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-PACKAGES := dcmtk orthanc dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler
+PACKAGES := dcmtk orthanc dicom3tools libgdcm-tools gcc g++ libc6-dev pkg-config libopenjp2-7-dev libcharls-dev protobuf-compiler rsyslog rsyslog-gnutls
 GO_FOLDERS := cmd dimse models node plugins store trainer
 LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m

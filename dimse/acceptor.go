@@ -186,8 +186,11 @@ func (a *acceptor) serve(rq *pdu.AssociateRQ, ac *pdu.AssociateAC, accepted []*p
 		a.association.acceptor.Store(a) // from here on it can carry requests of this side
 		err = a.messages()
 	}
+	if errors.Is(err, errReleaseRequested) {
+		err = a.answerAll() // Sta8 -> Sta8: AR-7
+	}
 	if errors.Is(err, errReleaseRequested) || errors.Is(err, errStopping) {
-		a.wait() // what was received whole is answered: Sta8 -> Sta8: AR-7
+		a.wait() // what was received whole is answered
 	} else {
 		a.cancel() // nobody hears the answers
 	}
@@ -220,6 +223,27 @@ func (a *acceptor) messages() error {
 		}
 		a.setReceiving(false)
 	}
+}
+
+// answerAll waits in Sta8 until every operation is answered, and listens meanwhile: a
+// peer that is gone must not keep its place for as long as, for example, a C-MOVE to a
+// slow destination lasts.
+func (a *acceptor) answerAll() error {
+	p, err := a.awaitAnswered()
+	switch abort, _ := p.(*pdu.Abort); {
+	case errors.Is(err, io.EOF):
+		// Sta8 -> Sta1: AA-4. But perhaps only the peer's side is closed: it gets its
+		// answers and its A-RELEASE-RP.
+		a.cancel()
+		return errReleaseRequested
+	case err != nil:
+		return err
+	case abort != nil:
+		return &AbortError{Source: abort.Source, Reason: abort.Reason} // Sta8 -> Sta1: AA-3
+	case p != nil:
+		return providerViolation(pdu.ReasonUnexpectedPDU, "%s after A-RELEASE-RQ", p.Type()) // Sta8 -> Sta13: AA-8
+	}
+	return errReleaseRequested
 }
 
 // finish says good-bye as the reason for the end asks, and returns nil as the

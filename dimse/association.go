@@ -28,10 +28,16 @@ func newAssociation(id uint64, remote net.Addr, rq *pdu.AssociateRQ) *Associatio
 		calledAETitle:             rq.CalledAETitle.String(),
 		remote:                    remote,
 		opened:                    time.Now(),
-		implementationClassUID:    rq.User.ImplementationClassUID,
-		implementationVersionName: rq.User.ImplementationVersionName,
+		implementationClassUID:    clip(rq.User.ImplementationClassUID, maxUID),
+		implementationVersionName: clip(rq.User.ImplementationVersionName, maxVersionName),
 	}
 }
+
+// maxVersionName is the longest implementation version name, PS3.7 D.3.3.2.3. The log
+// gets no more of it: it could have 64 KiB.
+const maxVersionName = 16
+
+func clip(s string, limit int) string { return s[:min(len(s), limit)] }
 
 // ID returns a number that no other association of the Server has.
 func (a *Association) ID() uint64 { return a.id }

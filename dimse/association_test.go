@@ -1,6 +1,8 @@
 package dimse_test
 
 import (
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +24,7 @@ var (
 	evt12   = dimsetest.SendPDU(&pdu.ReleaseRQ{})
 	evt13   = dimsetest.SendPDU(&pdu.ReleaseRP{})
 	evt16   = dimsetest.SendPDU(&pdu.Abort{})
+	evt16b  = dimsetest.Send(append([]byte{7, 0, 0, 0, 0, 4, 0, 0, 0, 0}, make([]byte, 1000)...)...) // and garbage behind it
 	evt17   = dimsetest.CloseConn()
 	evt19a  = dimsetest.Send([]byte("GET / HTTP/1.1\r\n\r\n")...) // unrecognized
 	evt19b  = dimsetest.Send(5, 0, 0, 0, 0, 9)                    // invalid: A-RELEASE-RQ of 9 bytes
@@ -47,7 +50,7 @@ func aa8(r pdu.AbortReason) dimsetest.Step {
 
 // TestStateTable is PS3.8 table 9-10 for an acceptor: every state it is found
 // in, every event that can come there, forbidden ones included, and what the
-// peer must see. Sta8 lasts no time and has no rows.
+// peer must see. Sta8 lasts only while operations run: see TestSta8.
 func TestStateTable(t *testing.T) {
 	const (
 		unrecognized = pdu.ReasonUnrecognizedPDU
@@ -76,6 +79,7 @@ func TestStateTable(t *testing.T) {
 			{"Evt12", evt12, dimsetest.Script{aa1(), closedByARTIM}},           // AA-1
 			{"Evt13", evt13, dimsetest.Script{aa1(), closedByARTIM}},           // AA-1
 			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},                   // AA-2
+			{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},      // AA-2
 			{"Evt17", evt17, dimsetest.Script{gone}},                           // AA-5
 			{"Evt18", dimsetest.Send(1, 0), dimsetest.Script{closedByARTIM}},   // AA-2
 			{"Evt19 no DICOM", evt19a, dimsetest.Script{aa1(), closedAtOnce}},  // AA-1, but nothing is waited for
@@ -104,6 +108,7 @@ func TestStateTable(t *testing.T) {
 			{"Evt12", evt12, dimsetest.Script{dimsetest.Expect(&pdu.ReleaseRP{}), closedByARTIM}}, // AR-2, AR-4
 			{"Evt13", evt13, dimsetest.Script{aa8(unexpected), closedByARTIM}},                    // AA-8
 			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},                                      // AA-3
+			{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},                         // AA-3
 			{"Evt17", evt17, dimsetest.Script{gone}},                                              // AA-4
 			{"Evt19 unrecognized", evt19a, dimsetest.Script{aa8(unrecognized), closedByARTIM}},    // AA-8
 			{"Evt19 invalid", evt19b, dimsetest.Script{aa8(invalid), closedByARTIM}},              // AA-8
@@ -117,6 +122,7 @@ func TestStateTable(t *testing.T) {
 			{"Evt10 command", evt10, dimsetest.Script{aa8(invalid), closedByARTIM}}, // another context
 			{"Evt12", evt12, dimsetest.Script{aa1(), closedByARTIM}},                // the application aborts
 			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},
+			{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},
 			{"Evt17", evt17, dimsetest.Script{gone}},
 			{"Evt19 unrecognized", evt19a, dimsetest.Script{aa8(unrecognized), closedByARTIM}},
 			{"Evt19 too long", evt19c, dimsetest.Script{aa8(invalid), closedByARTIM}},
@@ -177,7 +183,8 @@ func sta13() []row {
 		{"Evt10", evt10, ignored},
 		{"Evt12", evt12, ignored},
 		{"Evt13", evt13, ignored},
-		{"Evt16", evt16, dimsetest.Script{closedAtOnce}},         // AA-2
+		{"Evt16", evt16, dimsetest.Script{closedAtOnce}}, // AA-2
+		{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},
 		{"Evt17", evt17, dimsetest.Script{gone}},                 // AR-5
 		{"Evt18", func(testing.TB, *dimsetest.Peer) {}, ignored}, // AA-2
 		{"Evt19", evt19a, dimsetest.Script{aa8(pdu.ReasonUnrecognizedPDU), closedByARTIM}}, // AA-7
@@ -246,4 +253,21 @@ func TestTimers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLongVersion: the log gets as much of an implementation version name as may be in
+// one, however much the peer sends.
+func TestLongVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log guardedBuffer
+		rq := request()
+		rq.User.ImplementationVersionName = strings.Repeat("x", 60_000)
+		p := dial(t, listen(t, &dimse.Server{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
+		p.Associate(rq)
+		p.Close()
+		synctest.Wait()
+		if text := log.take(); !strings.Contains(text, "peer_version="+strings.Repeat("x", 16)+"\n") || len(text) > 2000 {
+			t.Errorf("log of %d bytes, want 16 of the version name in it", len(text))
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -195,6 +196,85 @@ func TestReleaseAwaitsOperations(t *testing.T) {
 		expectAnswer(t, p, 1, dimse.StatusSuccess)
 		p.Expect(&pdu.ReleaseRP{})
 	})
+}
+
+// TestSta8 is PS3.8 table 9-10 for the time between the A-RELEASE-RQ and the last answer
+// that is due before the A-RELEASE-RP: what the peer does then ends the operation, which
+// must not keep its place for as long as it lasts.
+func TestSta8(t *testing.T) {
+	breach := func(r pdu.AbortReason) dimsetest.Script { return dimsetest.Script{aa8(r), closedByARTIM} }               // AA-8
+	slow := dimsetest.Script{func(testing.TB, *dimsetest.Peer) { time.Sleep(dimse.DefaultIdle) }, aa1(), closedByARTIM} // fake time
+	rows := []row{
+		{"Evt3", evt3, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt4", evt4, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt6", evt6, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt10", evt10, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt12", evt12, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt13", evt13, breach(pdu.ReasonUnexpectedPDU)},
+		{"Evt16", evt16, dimsetest.Script{closedAtOnce}}, // AA-3
+		{"Evt17", evt17, dimsetest.Script{gone}},         // AA-4
+		{"Evt19 unrecognized", evt19a, breach(pdu.ReasonUnrecognizedPDU)},
+		{"Evt19 invalid", evt19b, breach(pdu.ReasonInvalidParameter)},
+		{"Evt19 half a header", dimsetest.Send(4, 0), slow}, // AA-1
+	}
+	var events []string
+	for _, r := range rows {
+		events = append(events, r.event)
+	}
+	everyEvent(t, "Sta8", events)
+	for _, r := range rows {
+		t.Run(r.event, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate()
+				l := listen(t, &dimse.Server{Handler: g, MaxAssociations: 1})
+				p := window(t, l, 2)
+				invoke(p, 1, 2)
+				p.SendPDU(&pdu.ReleaseRQ{})
+				if got := g.running(); len(got) != 2 {
+					t.Fatalf("operations %v run, want two", got)
+				}
+				time.Sleep(10 * dimse.DefaultIdle) // fake time: its silence has no limit here
+				p.ExpectSilence()
+				r.do(t, p)
+				r.want.Run(t, p)
+				p.Close()
+				synctest.Wait()
+				if opened, closed := g.ends(); opened != 1 || len(closed) != 1 || (closed[0] == nil) != (r.event == "Evt17") {
+					t.Errorf("opened %d, closed with %v, want one error", opened, closed)
+				}
+				associate(t, l) // the place is free
+			})
+		})
+	}
+}
+
+// TestHalfClose: a peer that closes its side behind what it sends gets its answers all
+// the same, with a release and without.
+func TestHalfClose(t *testing.T) {
+	for _, release := range []bool{true, false} {
+		h := &recorder{}
+		conn, err := net.Dial("tcp", listenTCP(t, &dimse.Server{Handler: h}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := dimsetest.NewPeer(t, conn)
+		p.Associate(request())
+		p.SendPDU(dimsetest.CommandPDU(3, dimsetest.StoreRQ(1, ctImage, instanceUID)), dimsetest.DataPDU(3, true, []byte("data")))
+		if release {
+			p.SendPDU(&pdu.ReleaseRQ{})
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		expectAnswer(t, p, 1, dimse.StatusSuccess)
+		if release {
+			p.Expect(&pdu.ReleaseRP{})
+		}
+		p.ExpectClosed()
+		if got := h.take(); len(got) != 1 {
+			t.Errorf("stored %v, want one", got)
+		}
+	}
 }
 
 // TestAbortEndsOperations notices an abort, and a breach, while an operation

@@ -31,6 +31,10 @@ func TestServices(t *testing.T) {
 		0x0003: dimsetest.UI("1.2.840.10008.1.20.1"), dimsetest.CommandField: dimsetest.US(0x0130),
 		dimsetest.MessageID: dimsetest.US(258), dimsetest.DataSetType: dimsetest.US(1), 0x1008: dimsetest.US(1),
 	}
+	// Commands of other services, and such that PS3.7 does not know.
+	command := func(field uint16, dataSetType uint16) dimsetest.Elements {
+		return store.With(dimsetest.CommandField, dimsetest.US(field)).With(dimsetest.DataSetType, dimsetest.US(dataSetType))
+	}
 	failing := func(err error) func(*dimse.StoreRequest) error {
 		return func(*dimse.StoreRequest) error { return err }
 	}
@@ -74,6 +78,12 @@ func TestServices(t *testing.T) {
 		{name: "any other error", context: 3, rq: store, data: true, stored: true, status: 0x0110, answer: failing(errors.New("secret detail"))},
 		{name: "query", context: 1, rq: find, data: true, status: 0x0211},
 		{name: "storage commitment", context: 1, rq: action, data: true, status: 0x0211},
+		{name: "query on a storage context", context: 3, rq: command(0x0020, 1), data: true, status: 0x0211},
+		{name: "retrieval on a storage context", context: 3, rq: command(0x0010, 1), data: true, status: 0x0211},
+		{name: "N-DELETE on a storage context", context: 3, rq: command(0x0150, 0x0101), status: 0x0211},
+		{name: "unknown command", context: 3, rq: command(0x0555, 0x0101), status: 0x0211},
+		{name: "unknown command with a data set", context: 3, rq: command(0x0002, 1), data: true, status: 0x0211},
+		{name: "command 0", context: 1, rq: command(0, 0x0101), status: 0x0211},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -34,6 +34,7 @@ type transport struct {
 	mu          sync.Mutex // guards all below
 	receiving   bool       // a message is being received
 	running     int        // operations that owe the peer an answer
+	releasing   bool       // the peer has asked for the release
 	stopping    bool       // end when not receiving
 	interrupted bool       // end now
 	muted       bool       // an A-ABORT was sent: nothing follows it
@@ -210,8 +211,49 @@ func (t *transport) operationEnded() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.running--
+	if t.running == 0 && t.releasing && !t.receiving {
+		_ = t.conn.SetReadDeadline(past) // wakes awaitAnswered
+		return
+	}
 	if t.running == 0 && !t.receiving && !t.stopping && !t.interrupted && t.failure == nil {
 		_ = t.conn.SetReadDeadline(t.earlier(time.Now().Add(t.idle))) // a closed connection needs none
+	}
+}
+
+// awaitAnswered waits until no operation owes the peer an answer, and returns nil and
+// nil; or the PDU that the peer sends before, or what ends the connection.
+func (t *transport) awaitAnswered() (pdu.PDU, error) {
+	t.mu.Lock()
+	t.releasing = true
+	t.mu.Unlock()
+	for {
+		t.mu.Lock()
+		switch {
+		case t.failure != nil:
+			defer t.mu.Unlock()
+			return nil, t.failure
+		case t.interrupted:
+			t.mu.Unlock()
+			return nil, errStopping
+		case t.running == 0 || t.stopping: // which awaits the answers, too
+			t.mu.Unlock()
+			return nil, nil
+		case !t.end.IsZero() && !time.Now().Before(t.end):
+			t.mu.Unlock()
+			return nil, errLifetime
+		}
+		err := t.conn.SetReadDeadline(t.earlier(time.Time{}))
+		t.mu.Unlock()
+		if err == nil {
+			err = t.pdus.Wait()
+		}
+		switch {
+		case err == nil:
+			t.setReceiving(true) // it has the idle time to send the rest
+			return t.next()
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, err
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"hilum/dimse"
 	"hilum/dimse/dataset"
 	"hilum/node/config"
+	"hilum/node/web"
 )
 
 // interopTimeout bounds what a foreign program does in one test.
@@ -138,35 +139,56 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-// TestGDCMAsks: gdcmscu --find and --move against a node. Debian 12's gdcmscu
+// TestGDCMAsks: gdcmscu --echo, --store, --find and --move against a node. Debian 12's gdcmscu
 // aborts when it is done, whoever answered it, and prints nothing, so what the
 // node has to say counts; nothing of the patient may be among it.
 func TestGDCMAsks(t *testing.T) {
 	gdcmscu := tool(t, "gdcmscu", "libgdcm-tools")
-	port, log := strconv.Itoa(freePort(t)), &lines{}
+	port, log, folder := strconv.Itoa(freePort(t)), &lines{}, ""
 	n, _ := startArchiveLogging(t, slog.New(slog.NewTextHandler(log, nil)), func(c *config.Config) {
+		folder = c.Data
 		c.MoveDestinations = []config.MoveDestination{moveDestination("GDCM", "127.0.0.1:"+port)}
 	})
 	host, nodePort, _ := net.SplitHostPort(n.Addr().String())
+	uid, data := slice(t, "1.2.9.1", 1, nil)
+	file := filepath.Join(t.TempDir(), "image.dcm")
+	if err := os.WriteFile(file, append(dataset.AppendFileMeta(nil, explicitLE, ctImageStorage, uid), data...), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	ask := func(args ...string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), interopTimeout)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, gdcmscu, append(args, "--aetitle", "GDCM", "--call", "HILUM", host, nodePort)...)
+		args = append(args, "--aetitle", "GDCM", "--call", "HILUM", host, nodePort)
+		if args[0] == "--store" {
+			args = append(args, file)
+		}
+		cmd := exec.CommandContext(ctx, gdcmscu, args...)
 		cmd.Dir = t.TempDir()
 		if out, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(out), "ProtocolStream as nullptr") {
 			t.Errorf("gdcmscu %v: %v\n%s", args, err, out)
 		}
 	}
+	ask("--echo")
+	ask("--store")
 	ask("--find", "--studyroot", "--study", "--key", "10,10,M*", "--key", "20,d")
 	ask("--move", "--studyroot", "--study", "--key", "20,d,1.2.2", "--port-scp", port, "--output", t.TempDir())
-	for _, want := range []string{"operation=C-FIND sop_class=" + dimse.StudyRootFind + ` message=1 status="status 0000H (success)" matches=2`,
+	for _, want := range []string{`msg="association released" association=2`, // of C-ECHO
+		"operation=C-FIND sop_class=" + dimse.StudyRootFind + ` message=1 status="status 0000H (success)" matches=2`,
 		"operation=C-MOVE sop_class=" + dimse.StudyRootMove + ` message=1 status="status 0000H (success)" matches=0 completed=1 failed=0`} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not have %q:\n%s", want, log)
 		}
 	}
-	for _, secret := range []string{"ller", "P1", "19500102"} {
+	client, err := web.Open(t.Context(), folder, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if got := stored(t, client, uid); !bytes.Equal(got, data) {
+		t.Errorf("%d bytes are stored, want the %d that gdcmscu sent", len(got), len(data))
+	}
+	for _, secret := range []string{"ller", "P1", "19500102", "SECRET"} {
 		if strings.Contains(log.String(), secret) {
 			t.Errorf("the log has %q:\n%s", secret, log)
 		}

@@ -447,3 +447,27 @@ func TestGet(t *testing.T) {
 		})
 	}
 }
+
+// TestGetCanceled: C-CANCEL ends a C-GET behind the sub-operation under way, the numbers
+// say what was done, and the association goes on.
+func TestGetCanceled(t *testing.T) {
+	n, _ := startArchive(t, nil)
+	c := dimse.Client{CallingAETitle: "WS1", CalledAETitle: "HILUM", Timeout: 10 * time.Second, Roles: map[string]dimse.Roles{ctImageStorage: {SCP: true}},
+		Contexts: []dimse.PresentationContext{dimse.QueryContext(dimse.StudyRootGet), dimse.VerificationContext(),
+			{AbstractSyntax: ctImageStorage, TransferSyntaxes: []string{explicitLE}}, {AbstractSyntax: ctImageStorage, TransferSyntaxes: []string{implicitLE}}}}
+	conn, err := c.Dial(t.Context(), n.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	study, k := keys(t, studyLevel, "StudyInstanceUID=1.2.1"), &taker{}
+	done, err := conn.Get(t.Context(), dimse.StudyRootGet, study, k, func(n dimse.SubOperations) bool { return n.Completed < 2 })
+	taken := len(k.taken())
+	if err != nil || done.Status != dimse.StatusCanceled || done.Completed != taken || done.Remaining != 6-taken || done.Failed != 0 || taken < 2 || taken > 3 {
+		t.Errorf("canceled after two: %+v, %v with %d taken; want FE00 and the numbers of what was taken", done, err, taken)
+	}
+	k = &taker{}
+	if done, err := conn.Get(t.Context(), dimse.StudyRootGet, study, k, nil); err != nil || done.Completed != 6 || len(k.taken()) != 6 {
+		t.Errorf("after a cancellation: %+v, %v; want 6 images", done, err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -283,9 +284,11 @@ func TestOwnReportIsNoInput(t *testing.T) {
 	}
 }
 
-// TestRefused: a bad object costs its C-STORE and nothing else.
+// TestRefused: a bad object costs its C-STORE and nothing else; the peer is told which
+// element is to blame, and neither it nor the log anything of the patient.
 func TestRefused(t *testing.T) {
-	n, client := start(t, testConfig(t))
+	log := &lines{}
+	n, client := startLogging(t, testConfig(t), slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	conn := dial(t, n)
 	without := func(tag dataset.Tag) func([]*dataset.Element) []*dataset.Element {
 		return func(e []*dataset.Element) []*dataset.Element {
@@ -309,20 +312,29 @@ func TestRefused(t *testing.T) {
 		cut     int // bytes off the end
 		status  dimse.Status
 		comment string
+		element dataset.Tag
 	}{
-		{"truncated", nil, 100, dimse.StatusCannotUnderstand, "byte"},
-		{"no series", without(dicomtag.SeriesInstanceUID), 0, dimse.StatusDataSetMismatch, "Series Instance UID is missing"},
-		{"no study", without(dicomtag.StudyInstanceUID), 0, dimse.StatusDataSetMismatch, "Study Instance UID is missing"},
-		{"path as UID", replace(dicomtag.SeriesInstanceUID, "../../etc"), 0, dimse.StatusDataSetMismatch, "Series Instance UID is not a UID"},
-		{"other instance", replace(dicomtag.SOPInstanceUID, "9.9.9"), 0, dimse.StatusDataSetMismatch, "SOP Instance UID differs"},
-		{"other class", replace(dicomtag.SOPClassUID, "1.2.840.10008.5.1.4.1.1.4"), 0, dimse.StatusDataSetMismatch, "SOP Class UID differs"},
+		{"truncated", nil, 100, dimse.StatusCannotUnderstand, "byte", dicomtag.PixelData},
+		{"cut within a UID", without(dicomtag.PixelData), 3, dimse.StatusCannotUnderstand, "byte", dicomtag.FrameOfReferenceUID},
+		{"no class", without(dicomtag.SOPClassUID), 0, dimse.StatusDataSetMismatch, "SOP Class UID is missing", dicomtag.SOPClassUID},
+		{"no instance", without(dicomtag.SOPInstanceUID), 0, dimse.StatusDataSetMismatch, "SOP Instance UID is missing", dicomtag.SOPInstanceUID},
+		{"no series", without(dicomtag.SeriesInstanceUID), 0, dimse.StatusDataSetMismatch, "Series Instance UID is missing", dicomtag.SeriesInstanceUID},
+		{"no study", without(dicomtag.StudyInstanceUID), 0, dimse.StatusDataSetMismatch, "Study Instance UID is missing", dicomtag.StudyInstanceUID},
+		{"empty study", replace(dicomtag.StudyInstanceUID, ""), 0, dimse.StatusDataSetMismatch, "Study Instance UID is missing", dicomtag.StudyInstanceUID},
+		{"path as UID", replace(dicomtag.SeriesInstanceUID, "../../etc"), 0, dimse.StatusDataSetMismatch, "Series Instance UID is not a UID", dicomtag.SeriesInstanceUID},
+		{"a name as UID", replace(dicomtag.StudyInstanceUID, "SECRET^NAME"), 0, dimse.StatusDataSetMismatch, "Study Instance UID is not a UID", dicomtag.StudyInstanceUID},
+		{"other instance", replace(dicomtag.SOPInstanceUID, "9.9.9"), 0, dimse.StatusDataSetMismatch, "SOP Instance UID differs", dicomtag.SOPInstanceUID},
+		{"other class", replace(dicomtag.SOPClassUID, "1.2.840.10008.5.1.4.1.1.4"), 0, dimse.StatusDataSetMismatch, "SOP Class UID differs", dicomtag.SOPClassUID},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			uid, data := slice(t, "1.2.3.4", 1, tt.edit)
 			_, err := conn.Store(t.Context(), ctImageStorage, uid, dataset.ExplicitVRLittleEndian, bytes.NewReader(data[:len(data)-tt.cut]))
 			var status *dimse.StatusError
 			if !errors.As(err, &status) || status.Status != tt.status || !strings.Contains(status.Comment, tt.comment) {
-				t.Errorf("Store = %v, want %s with %q", err, tt.status, tt.comment)
+				t.Fatalf("Store = %v, want %s with %q", err, tt.status, tt.comment)
+			}
+			if !slices.Equal(status.OffendingElements, []dataset.Tag{tt.element}) || len(status.Comment) > 64 {
+				t.Errorf("offending elements %v, comment %q; want %v and at most 64 characters", status.OffendingElements, status.Comment, tt.element)
 			}
 			if err != nil && strings.Contains(err.Error(), "SECRET") {
 				t.Error("the answer holds patient data")
@@ -335,6 +347,9 @@ func TestRefused(t *testing.T) {
 	uid, data := slice(t, "1.2.3.4", 1, nil)
 	if _, err := conn.Store(t.Context(), ctImageStorage, uid, dataset.ExplicitVRLittleEndian, bytes.NewReader(data)); err != nil {
 		t.Errorf("a good image after the bad ones: %v", err)
+	}
+	if strings.Contains(log.String(), "SECRET") {
+		t.Errorf("the log holds patient data:\n%s", log)
 	}
 }
 

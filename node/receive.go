@@ -27,6 +27,12 @@ type receiver struct {
 	brought map[uint64]audit.Studies // by association, until it ends
 }
 
+// headerLimits bound what an object may put into the index, which holds the header of
+// each image on disk and of each arriving series in memory. PS3.5 6.2 allows 64
+// characters or less for nearly all that is indexed; a longer value than this is stored
+// with its image and not indexed.
+var headerLimits = dataset.Limits{MaxElementBytes: 1 << 10}
+
 // CStore streams one object into the store while its structure is checked,
 // and answers success only when the store has it on disk.
 func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
@@ -41,7 +47,7 @@ func (r *receiver) CStore(_ context.Context, req *dimse.StoreRequest) error {
 		return r.storeStatus(err)
 	}
 	sink := &sink{w: w}
-	header, err := dataset.Scan(io.TeeReader(req.Data, sink), req.TransferSyntaxUID, dataset.IndexTags, dataset.DefaultLimits)
+	header, err := dataset.Scan(io.TeeReader(req.Data, sink), req.TransferSyntaxUID, dataset.IndexTags, headerLimits)
 	if sink.err != nil {
 		return r.storeStatus(sink.err)
 	}

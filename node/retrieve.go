@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"syscall"
+	"time"
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
@@ -221,12 +223,28 @@ func (m *mover) propose(key dimse.PresentationKey) {
 	}
 }
 
+// A peer that moves to itself may begin to listen only behind its request (GDCM does), so
+// a port where nobody listens is tried more than once.
+const (
+	refusedTries = 5
+	refusedPause = 100 * time.Millisecond
+)
+
 func (m *mover) connect(ctx context.Context) error {
-	var err error
-	m.conn, err = connect.Dial(ctx, config.Destination{
-		Name: m.to.AETitle, AETitle: m.to.AETitle, Address: m.to.Address, TLS: m.to.TLS, Timeout: m.to.Timeout,
-	}, m.to.CallingAETitle, connect.Association{Contexts: m.proposals})
-	return err
+	for try := 1; ; try++ {
+		var err error
+		m.conn, err = connect.Dial(ctx, config.Destination{
+			Name: m.to.AETitle, AETitle: m.to.AETitle, Address: m.to.Address, TLS: m.to.TLS, Timeout: m.to.Timeout,
+		}, m.to.CallingAETitle, connect.Association{Contexts: m.proposals})
+		if try == refusedTries || !errors.Is(err, syscall.ECONNREFUSED) {
+			return err
+		}
+		select {
+		case <-time.After(refusedPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // maxBroken is how many images in a row may break the association before the

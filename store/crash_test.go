@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"hilum/store"
 	"hilum/store/storetest"
@@ -30,9 +31,15 @@ func crashSize(n int) int { return []int{100, 5000, 300_000, 526_000, 1_300_000}
 
 // crashChild stores images from four writers, until it is killed, and prints the
 // number of each one that was acknowledged. Its small backlog keeps the filer
-// busy. Now and then it deletes a series, and says so before and after.
+// busy. Now and then it deletes a series, and says so before and after. Where the
+// test wants it, the disk below refuses writes, cuts them short, and fails to sync.
 func crashChild(dir string) {
-	s, err := store.Open(dir, store.Options{Backlog: 4 << 20})
+	o := store.Options{Backlog: 4 << 20}
+	failing := os.Getenv("HILUM_STORE_CRASH_FAILING") != ""
+	if failing {
+		o = store.Failing(o, rand.IntN)
+	}
+	s, err := store.Open(dir, o)
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -58,6 +65,14 @@ func crashChild(dir string) {
 				if err == nil {
 					_, err = w.Commit(instance(fmt.Sprint("1.", n%7), fmt.Sprint("1.2.", n), n))
 				}
+				if failing && err != nil {
+					if w != nil {
+						_ = w.Abort()
+					}
+					say("refused", n) // not acknowledged: it may be gone
+					<-time.After(time.Millisecond)
+					continue
+				}
 				if err != nil {
 					say("error", err)
 					os.Exit(1)
@@ -76,6 +91,12 @@ func crashChild(dir string) {
 					if err == nil {
 						err = s.DeleteSeries(series)
 					}
+					if failing && err != nil {
+						if w != nil {
+							_ = w.Abort()
+						}
+						continue
+					}
 					if err != nil {
 						say("error", err)
 						os.Exit(1)
@@ -89,19 +110,28 @@ func crashChild(dir string) {
 }
 
 // TestKill kills a process with kill -9 under load, again and again in the same
-// data folder, and compares every image it had acknowledged.
+// data folder, and compares every image it had acknowledged: on a good disk, and
+// on one that fails now and then.
 func TestKill(t *testing.T) {
+	t.Run("good disk", func(t *testing.T) { kill(t, false) })
+	t.Run("failing disk", func(t *testing.T) { kill(t, true) })
+}
+
+func kill(t *testing.T, failing bool) {
 	dir := t.TempDir()
 	rounds := 8
 	if testing.Short() {
 		rounds = 2
 	}
 	random := rand.New(rand.NewPCG(1, 2)) // the same kills each time
-	acknowledged, deleted := map[int]bool{}, map[int]bool{}
+	acknowledged, deleted, refused := map[int]bool{}, map[int]bool{}, 0
 	for round := range rounds {
 		first := round * 100_000
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crashEnv+"="+dir, fmt.Sprint("HILUM_STORE_CRASH_FIRST=", first))
+		if failing {
+			cmd.Env = append(cmd.Env, "HILUM_STORE_CRASH_FAILING=1")
+		}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -113,18 +143,22 @@ func TestKill(t *testing.T) {
 		}
 		target := random.IntN(40) + 1
 		lines := bufio.NewScanner(out)
-		for seen := 0; lines.Scan(); seen++ {
+		for seen := 0; lines.Scan(); {
 			var n int
 			word, rest, _ := strings.Cut(lines.Text(), " ")
 			if _, err := fmt.Sscan(rest, &n); err != nil || word == "error" {
 				t.Fatalf("round %d: child says %q", round, lines.Text())
 			}
-			if word == "deleted" {
+			switch word {
+			case "deleted":
 				deleted[n] = true
-			} else {
+			case "refused":
+				refused++
+				continue
+			default:
 				acknowledged[n] = true
 			}
-			if seen == target { // what it says until it dies still counts
+			if seen++; seen == target { // what it says until it dies still counts
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
@@ -157,5 +191,8 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d acknowledged images and %d deletions survived %d kills", len(acknowledged), len(deleted), rounds)
+	if failing && refused == 0 {
+		t.Error("no write failed: the disk was no failing one")
+	}
+	t.Logf("%d acknowledged images and %d deletions survived %d kills, %d images were refused", len(acknowledged), len(deleted), rounds, refused)
 }

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -93,7 +95,8 @@ func (s *Store) nextBatch() (batch [][]*record, wait time.Duration, closed bool)
 	if len(order) == 0 {
 		return nil, wait, s.closed
 	}
-	sortByOrder(order)
+	// Oldest first: a map has no order, and a peer may send as many series as images.
+	slices.SortFunc(order, func(a, b *pendingSeries) int { return cmp.Compare(a.recs[0].order, b.recs[0].order) })
 	hurry := s.closed || s.urgent > 0 || s.backlog >= s.o.Backlog/2 || s.count >= maxPending/2
 	if !hurry {
 		left := quietTime - now.Sub(s.lastSeen)
@@ -116,15 +119,6 @@ func (s *Store) nextBatch() (batch [][]*record, wait time.Duration, closed bool)
 		}
 	}
 	return batch, 0, s.closed
-}
-
-// sortByOrder puts the series whose first record is oldest first.
-func sortByOrder(list []*pendingSeries) {
-	for i := range list { // insertion: the list is short and nearly in order
-		for k := i; k > 0 && list[k].recs[0].order < list[k-1].recs[0].order; k-- {
-			list[k], list[k-1] = list[k-1], list[k]
-		}
-	}
 }
 
 // fileBatch files records and reports whether all of them were filed. The caller

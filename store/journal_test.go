@@ -273,6 +273,10 @@ func TestWriteErrors(t *testing.T) {
 		{"first write", false, 2, syscall.ENOSPC, true},
 		{"second write", false, 3, syscall.EIO, false},
 		{"last write", false, 4, syscall.EDQUOT, true},
+		{"short first write", false, 2, &shortWrite{3, syscall.ENOSPC}, true},
+		{"short second write", false, 3, &shortWrite{1, syscall.EIO}, false},
+		{"short last write, without the commit frame", false, 4, &shortWrite{1, syscall.ENOSPC}, true},
+		{"short last write, with all but its last block", false, 4, &shortWrite{18, syscall.ENOSPC}, true},
 		{"sync", true, 1, syscall.EIO, false},
 	}
 	for _, tt := range tests {

@@ -522,3 +522,45 @@ func TestAfterClose(t *testing.T) {
 		t.Errorf("Series = %v, want ErrClosed", err)
 	}
 }
+
+// TestDeleteGivesRoom: what a deleted series took on the disk is free again, without a
+// compaction.
+func TestDeleteGivesRoom(t *testing.T) {
+	dir := t.TempDir()
+	s := storetest.MustOpenDir(t, dir, store.Options{})
+	put(t, s, instance("1", "1.1", 1), image(1, 1000))
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	used := func() (total int64) {
+		t.Helper()
+		err := filepath.WalkDir(filepath.Join(dir, "series"), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			st, err := d.Info()
+			total += st.Size()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return total
+	}
+	before := used()
+	for n := range 8 {
+		put(t, s, instance("2", fmt.Sprint("2.", n), n), image(uint64(n+2), 4<<20))
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if between := used(); between-before < 32<<20 {
+		t.Fatalf("8 images of 4 MiB take %d bytes", between-before)
+	}
+	if err := s.DeleteSeries("2"); err != nil {
+		t.Fatal(err)
+	}
+	if after := used(); after != before {
+		t.Errorf("%d bytes are used after the deletion, %d were before", after, before)
+	}
+}

@@ -126,14 +126,11 @@ func (w *Writer) flushFrame() error {
 	if err := w.settle(); err != nil {
 		return err
 	}
-	if err := w.s.o.faults.onWrite(); err != nil {
-		return writeError("write image", err)
-	}
 	if w.wrote == nil {
 		w.wrote = make(chan error, 1)
 	}
 	off := w.off
-	go func() { w.wrote <- w.seg.writeAt(frame, off) }() // settle waits for it
+	go func() { w.wrote <- w.s.o.faults.put(w.seg, frame, off) }() // settle waits for it
 	w.off += int64(len(frame))
 	w.under, w.buf = w.buf, buffers.Get().(*[]byte)
 	return nil
@@ -184,11 +181,7 @@ func (w *Writer) claim() error {
 
 // write writes whole blocks.
 func (w *Writer) write(b []byte) error {
-	err := w.s.o.faults.onWrite()
-	if err == nil {
-		err = w.seg.writeAt(b, w.off)
-	}
-	if err != nil {
+	if err := w.s.o.faults.put(w.seg, b, w.off); err != nil {
 		return writeError("write image", err)
 	}
 	w.off += int64(len(b))

@@ -103,8 +103,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzReadFile holds that a file gives a File or an error, and pixel data no larger
-// than itself unless deflated.
+// FuzzReadFile holds that a file gives a File or an error, that its pixel data are no
+// larger than itself unless deflated, and that memory follows its size.
 func FuzzReadFile(f *testing.F) {
 	for _, name := range fixtures {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
@@ -118,9 +118,16 @@ func FuzzReadFile(f *testing.F) {
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		file, err := dataset.ReadFile(name, dataset.IndexTags)
+		var file *dataset.File
+		var err error
+		got := allocated(func() { file, err = dataset.ReadFile(name, dataset.IndexTags) })
 		if (file == nil) == (err == nil) {
 			t.Fatalf("ReadFile = %v, %v", file, err)
+		}
+		inflated := file != nil && file.TransferSyntaxUID == dataset.DeflatedExplicitVRLittleEndian || err != nil && bytes.Contains(data, []byte(dataset.DeflatedExplicitVRLittleEndian))
+		// An empty fragment has eight bytes and a slot in a growing list.
+		if limit := scanAllocations(len(data)) + 32*uint64(len(data)); !inflated && got > limit {
+			t.Errorf("ReadFile of %d bytes allocates %d, want at most %d", len(data), got, limit)
 		}
 		var damage *dataset.Error
 		if err != nil {

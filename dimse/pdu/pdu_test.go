@@ -323,6 +323,21 @@ func TestReaderRefuses(t *testing.T) {
 	}
 }
 
+// TestReaderSlack takes a P-DATA-TF that is longer than agreed by DataSlack, as some
+// peers count, and none that is longer.
+func TestReaderSlack(t *testing.T) {
+	const agreed = 16384
+	for size, ok := range map[int]bool{agreed: true, agreed + DataSlack: true, agreed + DataSlack + 1: false} {
+		b, err := NewData(PDV{ContextID: 1, Fragment: make([]byte, size-PDVHeaderLength)}).Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewReader(bytes.NewReader(b), agreed).Next(); (err == nil) != ok {
+			t.Errorf("Next() of a P-DATA-TF of %d bytes = %v, want it taken %v", size, err, ok)
+		}
+	}
+}
+
 // TestReaderGrowsWithBytes promises the largest PDUs and sends little.
 func TestReaderGrowsWithBytes(t *testing.T) {
 	for _, in := range [][]byte{

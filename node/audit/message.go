@@ -103,17 +103,23 @@ func network(address string) (id, kind string) {
 	return host, "1"
 }
 
+// name is what the peer calls itself, or where it is where it says nothing: the schema
+// wants a name of everybody.
+func (p Peer) name() string {
+	if p.AETitle != "" {
+		return p.AETitle
+	}
+	id, _ := network(p.Address)
+	return id
+}
+
 // participant is a peer in the role of a code, nil for none.
 func (p Peer) participant(requestor bool, role *code) participant {
 	id, kind := network(p.Address)
 	if id == "" {
 		kind = ""
 	}
-	user := p.AETitle
-	if user == "" {
-		user = id
-	}
-	return participant{UserID: user, AETitles: "AETITLES=" + p.AETitle, IsRequestor: requestor, NetworkID: id, NetworkIDType: kind, Role: role}
+	return participant{UserID: p.name(), AETitles: "AETITLES=" + p.AETitle, IsRequestor: requestor, NetworkID: id, NetworkIDType: kind, Role: role}
 }
 
 // Studies counts images by study, patient and SOP class.
@@ -152,6 +158,28 @@ func (s Studies) objects(patients bool) []object {
 		}
 	}
 	return all
+}
+
+// maxObjects bounds the objects of one message, encoded, so that with what surrounds them
+// no message is longer than the 32768 bytes that PS3.15 A.6 has every receiver take: some
+// cut a longer one into pieces that are no messages.
+const maxObjects = 24 << 10
+
+// parts divides objects among as many messages as they need.
+func parts(all []object) (groups [][]object, err error) {
+	size := 0
+	for _, o := range all {
+		b, err := xml.Marshal(o)
+		if err != nil {
+			return nil, fmt.Errorf("encode an audit message: %w", err)
+		}
+		if size += len(b); len(groups) == 0 || size > maxObjects {
+			groups, size = append(groups, nil), len(b)
+		}
+		last := len(groups) - 1
+		groups[last] = append(groups[last], o)
+	}
+	return groups, nil
 }
 
 func compare(a, b string) int {

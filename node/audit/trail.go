@@ -153,7 +153,7 @@ func (t *Trail) Refused(peer Peer, reason string) {
 	kind := dcm("110126", "Node Authentication")
 	t.keep(event{Action: execute, Outcome: minorFailure, ID: dcm("110113", "Security Alert"), Type: &kind, Reason: reason},
 		[]participant{t.node.participant(false, nil), peer.participant(true, nil)},
-		[]object{{ID: peer.AETitle, Type: 2, Role: 13, IDType: dcm("110182", "Node ID")}})
+		[]object{{ID: peer.name(), Type: 2, Role: 13, IDType: dcm("110182", "Node ID")}})
 }
 
 // LoggedIn is User Authentication, PS3.15 A.5.3.12: a user that a peer named, and
@@ -168,7 +168,9 @@ func (t *Trail) LoggedIn(peer Peer, user string, taken bool) {
 		e.Outcome, e.Reason = minorFailure, "the user or the passcode is wrong"
 	}
 	p := peer.participant(true, nil)
-	p.UserID = user
+	if user != "" {
+		p.UserID = clip(user)
+	}
 	t.keep(e, []participant{p, t.node.participant(false, nil)}, nil)
 }
 
@@ -217,7 +219,14 @@ func (t *Trail) transferred(how action, requestor, from, to Peer, studies Studie
 	if requestor != from && requestor != to {
 		who = append(who, requestor.participant(true, nil))
 	}
-	t.keep(event{Action: how, ID: dcm("110104", "DICOM Instances Transferred")}, who, studies.objects(t.rules.PatientID))
+	groups, err := parts(studies.objects(t.rules.PatientID))
+	if err != nil {
+		t.log.Error("audit message not made", "error", err)
+		return
+	}
+	for _, objects := range groups {
+		t.keep(event{Action: how, ID: dcm("110104", "DICOM Instances Transferred")}, who, objects)
+	}
 }
 
 // Queried is Query, PS3.15 A.5.3.10, without the keys, which name patients.
@@ -231,9 +240,15 @@ func (t *Trail) Queried(by Peer, sopClassUID string) {
 		[]object{{ID: sopClassUID, Type: 2, Role: 3, IDType: dcm("110181", "SOP Class UID")}})
 }
 
+// maxText bounds what a peer or an error puts into a message as text: a user name may
+// have 64 KiB.
+const maxText = 512
+
+func clip(s string) string { return s[:min(len(s), maxText)] }
+
 // keep writes a message to the file and queues it for the server.
 func (t *Trail) keep(e event, who []participant, what []object) {
-	e.Time = t.now().UTC()
+	e.Time, e.Reason = t.now().UTC(), clip(e.Reason)
 	m := message{Event: e, Participants: who, Source: source{ID: t.node.AETitle, Type: code{Value: "4"}}, Objects: what}
 	text, err := m.syslog(t.host)
 	if err != nil {

@@ -43,6 +43,8 @@ func FuzzIdentifier(f *testing.F) {
 		f.Add(b.Bytes(), false, "山田^太郎=x", "2024", `\ISO 2022 IR 87`)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, patientRoot bool, text, date, charset string) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		h, err := dataset.ScanAll(bytes.NewReader(data), dataset.ExplicitVRLittleEndian, dataset.Limits{})
 		if err != nil {
 			return
@@ -51,8 +53,6 @@ func FuzzIdentifier(f *testing.F) {
 		if patientRoot {
 			root = query.PatientRoot
 		}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
 		_, err = query.ParseRetrieval(root, h)
 		checkError(t, err)
 		q, err := query.Parse(root, h, query.Options{CombinedDateTime: true})
