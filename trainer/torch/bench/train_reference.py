@@ -50,7 +50,7 @@ SIDE, PEAK_SECONDS = 2048, 2.0  # of the matrices that a CPU's peak is measured 
 FOR_EACH = 6  # FLOPs of training for each multiplication of the forward pass: three passes, two operations
 LARGE_BATCH = {"cuda": 64, "cpu": 2}  # of hilum-net's larger crops: as LUNA16.md has it, and one that ends
 CPU_CROP = 64  # of n-net: with the 128 of its source two cores take a minute or more for one
-LOOK = 0.2  # seconds between two looks at the memory
+LOOK = 0.5  # seconds between two looks at the memory; each takes some 20 ms from what is measured
 MEASURES = ("training", "network alone", "loader alone")
 
 
@@ -216,8 +216,7 @@ def measure(way: Way, folders: list[Path], seconds: float, out: Connection) -> N
 
 def watch(way: Way, folders: list[Path], seconds: float) -> tuple[list[Measure], int, int]:
     """Measure a way in a process of its own; return what was found, its peak memory and the GPU's in bytes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.tensorboard"])  # imported once, not by each
+    context = multiprocessing.get_context("spawn")  # forked after PyTorch was imported, first steps stalled for a minute
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(way, folders, seconds, theirs))
     process.start()
@@ -264,7 +263,7 @@ def processor() -> tuple[str, bool]:
     return said.get("model name", "CPU"), bool(BF16 & set(said.get("flags", "").split()))
 
 
-def machine() -> tuple[str, float]:
+def machine(seconds: float) -> tuple[str, float]:
     """Describe the device and its peak; return that in FLOP/s too, 0 where it is not known."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -273,7 +272,8 @@ def machine() -> tuple[str, float]:
         return f"{name}, {said}", peak
     a, best = torch.rand(SIDE, SIDE), float("inf")
     begin = time.perf_counter()
-    while (start := time.perf_counter()) - begin < PEAK_SECONDS:
+    while best == float("inf") or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
         torch.mm(a, a)
         best = min(best, time.perf_counter() - start)
     peak = 2 * SIDE**3 / best
@@ -321,7 +321,7 @@ def simulated(hilum: Path, folder: Path) -> list[Path]:
 
 def table(a: argparse.Namespace, folders: list[Path]) -> None:
     """Measure and print."""
-    device, peak = machine()
+    device, peak = machine(min(a.seconds, PEAK_SECONDS))
     data = "the data named" if a.data else "2 simulated scans"
     print(
         f"{device}\n{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} before; {data}; {a.workers} loader "
