@@ -216,7 +216,7 @@ def measure(way: Way, folders: list[Path], seconds: float, out: Connection) -> N
 
 def watch(way: Way, folders: list[Path], seconds: float) -> tuple[list[Measure], int, int]:
     """Measure a way in a process of its own; return what was found, its peak memory and the GPU's in bytes."""
-    context = multiprocessing.get_context("spawn")  # forked after PyTorch was imported, first steps stalled for a minute
+    context = multiprocessing.get_context("spawn")  # forked from one with PyTorch, some stalled for a minute
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=measure, args=(way, folders, seconds, theirs))
     process.start()
