@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive bench-road soak crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive bench-road bench-train soak crash-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -74,6 +74,9 @@ bench-prepare: build .cache/venv.stamp ## train prepare against NumPy and SciPy 
 
 bench-infer: build .cache/torch.stamp runtime ## the plugin on each provider against PyTorch (MODEL=FOLDER, CT=FOLDER: yours)
 	.cache/torch/bin/python trainer/torch/bench/infer_reference.py $(if $(CT),--scan "$(CT)") $(MODEL)
+
+bench-train: build .cache/torch.stamp ## training of hilum-net and n-net against that of n-net's source: crops per second, FLOP/s, memory (DATA=FOLDERS: yours; ARGS)
+	.cache/torch/bin/python trainer/torch/bench/train_reference.py $(ARGS) $(DATA)
 
 bench: build ## run the benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

@@ -7,6 +7,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,7 +47,7 @@ func TestNetworks(t *testing.T) {
 	n.train(t)
 	for name, test := range map[string]func(networks, *testing.T){
 		"detector": networks.detector, "overfit": networks.overfit, "classifier": networks.classifier,
-		"resume": networks.resume, "refusals": networks.refusals,
+		"resume": networks.resume, "refusals": networks.refusals, "bench": networks.bench,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); test(n, t) })
 	}
@@ -332,6 +333,40 @@ func (n networks) refusals(t *testing.T) {
 		"--set", "loop.warmup=1", "--out", nan, n.prepared)
 	if _, err := os.Stat(filepath.Join(nan, "checkpoint.pt")); err != nil {
 		t.Errorf("the run that ended in NaN has no checkpoint: %v", err)
+	}
+}
+
+// bench runs the comparison of make bench-train with one step of each.
+func (n networks) bench(t *testing.T) {
+	const program = "bench/train_reference.py"
+	out := n.program(t, program, "--tiny", "--seconds", "0", n.prepared)
+	rates := map[string]int{} // lines by their name
+	for line := range strings.Lines(out) {
+		name, numbers, found := strings.Cut(line, " cpu ")
+		if !found {
+			name, numbers, found = strings.Cut(line, " cuda ")
+		}
+		fields := strings.Fields(numbers) // type, crop, batch, GMAC, steps, crops/s
+		if !found || len(fields) < 6 {
+			continue
+		}
+		if rate, err := strconv.ParseFloat(fields[5], 64); err != nil || rate <= 0 {
+			t.Errorf("%q has no crops per second", line)
+		}
+		rates[strings.TrimSpace(name)]++
+	}
+	want := map[string]int{"n-net, as its source": 1, "n-net, our loader": 1, "hilum-net": 2, "network alone": 4, "loader alone": 4}
+	if !maps.Equal(rates, want) {
+		t.Errorf("the table has the lines %v, want %v:\n%s", rates, want, out)
+	}
+	for said, args := range map[string][]string{
+		"error: --workers 0 is less than 1":             {"--workers", "0"},
+		"is no folder that `hilum train prepare` wrote": {"--tiny", n.set},
+	} {
+		got, err := n.command(t.Context(), program, args...).CombinedOutput()
+		if err == nil || !bytes.Contains(got, []byte(said)) || bytes.Contains(got, []byte("Traceback")) {
+			t.Errorf("%s %v: %v, %s; want a sentence with %q", program, args, err, got, said)
+		}
 	}
 }
 

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -221,6 +221,9 @@ def batches(task: Task, s: Loop, start: int, stop: int, at: Place) -> Iterator[l
         yield [t.to(at.device, non_blocking=True) for t in batch]
 
 
+Feed = Callable[[Task, Loop, int, int, Place], Iterator[list[Tensor]]]  # as batches
+
+
 def quiet(_: int) -> None:
     """Set up a process that makes samples: one thread, and signals are for its parent."""
     torch.set_num_threads(1)
@@ -235,8 +238,11 @@ def groups(net: nn.Module, decay: float) -> list[dict[str, Any]]:
     return [{"params": wide, "weight_decay": decay}, {"params": flat, "weight_decay": 0.0}]
 
 
-def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | None = None) -> int:
-    """Train a task in folder `out`. Returns 0, or 128 + the signal that ended the run early."""
+def train(
+    task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | None = None, feed: Feed = batches
+) -> int:
+    """Train a task in folder `out` with the batches of `feed`. Returns 0, or 128 + the signal that ended the run
+    early."""
     at = place()
     if s.minutes and s.drops:
         raise Refused("loop.minutes goes with the cosine alone: set loop.drops= or loop.minutes=0")
@@ -297,7 +303,7 @@ def train(task: Task, s: Loop, out: Path, *, resume: bool = False, init: Path | 
         return f"{path} of step {saved} is kept" if saved else "no checkpoint was written yet"
 
     try:
-        for batch in batches(task, s, step, s.steps, at):
+        for batch in feed(task, s, step, s.steps, at):
             now = rate(step, s)
             share, asked = agree(at, (time.monotonic() - begin) / (60 * s.minutes or math.inf), stop.signal)
             if asked:

@@ -31,9 +31,11 @@ class Scan:
     ill: bool  # the case's class
 
 
-def read(folders: list[Path], hold_out: str, labels: Path | None = None) -> tuple[list[Scan], dict]:
+def read(
+    folders: list[Path], hold_out: str, labels: Path | None = None, *, mapped: bool = False
+) -> tuple[list[Scan], dict]:
     """Read scans and how they were prepared. labels: CSV `seriesuid,class`; without it a case with a
-    nodule is of class 1."""
+    nodule is of class 1. mapped: leave the voxels in their files, for the comparison in bench."""
     classes: dict[str, bool] = {}
     if labels is not None:
         with labels.open(newline="") as f:
@@ -57,7 +59,7 @@ def read(folders: list[Path], hold_out: str, labels: Path | None = None) -> tupl
             if any(uid.endswith(end) for end in skip):
                 continue
             try:
-                voxels = np.load(folder / case["clean"]["name"])[0]
+                voxels = np.load(folder / case["clean"]["name"], mmap_mode="r" if mapped else None)[0]
                 label = np.load(folder / case["label"]["name"]).astype(np.float32).reshape(-1, 4)
             except (OSError, ValueError) as err:
                 raise Refused(
