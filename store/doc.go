@@ -26,8 +26,8 @@
 //
 // # The way of an image
 //
-// A Writer puts the bytes into a segment of the journal while they arrive. Commit
-// adds a commit frame, syncs the segment once (fdatasync) and answers. The filer
+// A Writer puts the bytes into a segment of the journal while they arrive, and has
+// the disk begin with them at once (sync_file_range). Commit adds a commit frame, syncs the segment once (fdatasync) and answers. The filer
 // goroutine later copies records into the file of their series, several in one
 // transaction, then enters them into the index, in one transaction for many
 // series, and then forgets them; a segment without live records starts again from

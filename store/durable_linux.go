@@ -33,21 +33,11 @@ func freeSpace(dir string) (int64, error) {
 	}
 }
 
-// openDirect opens a file once more, for writes that go past the page cache: they
-// save a copy, and fdatasync finds little left to do. Both ends of every write
-// and its memory must be aligned to blockSize. nil where the file system does not
-// do this.
-func openDirect(name string) *os.File {
-	f, err := os.OpenFile(name, os.O_WRONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		return nil
-	}
-	return f
+// beginWriteBack has the system start to write a part of a file, and does not
+// wait for it. It makes nothing durable.
+func beginWriteBack(f *os.File, off, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // a hint: fdatasync does it all, and says what failed
 }
-
-// misaligned says whether a write failed because the file system wants another
-// alignment than blockSize.
-func misaligned(err error) bool { return errors.Is(err, unix.EINVAL) }
 
 // readExactly keeps the system from reading ahead in a file, which would read
 // what is just being written.

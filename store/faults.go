@@ -31,6 +31,14 @@ func (f *faults) put(seg *segment, b []byte, off int64) error {
 	return err
 }
 
+// flush makes what put wrote durable.
+func (f *faults) flush(seg *segment) error {
+	if err := f.onSync(); err != nil {
+		return err
+	}
+	return fdatasync(seg.f)
+}
+
 func (f *faults) onWrite() error {
 	if f == nil || f.write == nil {
 		return nil

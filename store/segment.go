@@ -20,11 +20,9 @@ const (
 )
 
 // segment is one file of the journal. One Writer at a time appends to it.
-// Its fields are guarded by Store.mu; a Writer that holds it may read f and salt,
-// and owns direct.
+// Its fields are guarded by Store.mu; a Writer that holds it may read f and salt.
 type segment struct {
 	f       *os.File
-	direct  *os.File // for whole blocks, see openDirect; nil where there is none
 	name    string
 	salt    uint64
 	next    uint32 // number of the next record
@@ -79,29 +77,17 @@ func (j *journal) create() (*segment, error) {
 		return nil, errors.Join(writeError("create journal segment", err), f.Close(), os.Remove(f.Name()))
 	}
 	readExactly(f)
-	return &segment{f: f, direct: openDirect(f.Name()), name: name, salt: newSalt(), writing: true}, nil
+	return &segment{f: f, name: name, salt: newSalt(), writing: true}, nil
 }
 
-// writeAt writes whole blocks.
+// writeAt writes, and has the disk begin with it at once: what it has done when
+// the last byte of an image arrives, fdatasync need not wait for.
 func (seg *segment) writeAt(b []byte, off int64) error {
-	if seg.direct != nil {
-		_, err := seg.direct.WriteAt(b, off)
-		if !misaligned(err) {
-			return err
-		}
-		_ = seg.direct.Close() // all that was written is in f too
-		seg.direct = nil
+	if _, err := seg.f.WriteAt(b, off); err != nil {
+		return err
 	}
-	_, err := seg.f.WriteAt(b, off)
-	return err
-}
-
-// close closes the files.
-func (seg *segment) close() error {
-	if seg.direct == nil {
-		return seg.f.Close()
-	}
-	return errors.Join(seg.direct.Close(), seg.f.Close())
+	beginWriteBack(seg.f, off, int64(len(b)))
+	return nil
 }
 
 // settle puts a segment where it belongs after a Writer gave it back, a read
@@ -149,7 +135,7 @@ func (j *journal) takeTrash() []*segment {
 func removeSegments(dir string, segs []*segment) error {
 	var errs []error
 	for _, seg := range segs {
-		errs = append(errs, seg.close(), os.Remove(filepath.Join(dir, seg.name)))
+		errs = append(errs, seg.f.Close(), os.Remove(filepath.Join(dir, seg.name)))
 	}
 	return errors.Join(errs...)
 }
@@ -182,7 +168,7 @@ func (j *journal) openSegments() error {
 			return errors.Join(fmt.Errorf("open journal segment: %w", err), f.Close())
 		}
 		readExactly(f)
-		j.all = append(j.all, &segment{f: f, direct: openDirect(f.Name()), name: e.Name(), size: st.Size(), sealed: true, writing: true})
+		j.all = append(j.all, &segment{f: f, name: e.Name(), size: st.Size(), sealed: true, writing: true})
 	}
 	return nil
 }
@@ -191,7 +177,7 @@ func (j *journal) openSegments() error {
 func (j *journal) closeSegments() error {
 	var errs []error
 	for _, seg := range j.all {
-		errs = append(errs, seg.close())
+		errs = append(errs, seg.f.Close())
 	}
 	j.all, j.free, j.open, j.gone = nil, nil, nil, true
 	return errors.Join(errs...)

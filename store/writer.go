@@ -9,7 +9,6 @@ import (
 	"hash/crc32"
 	"sync"
 	"time"
-	"unsafe"
 )
 
 const (
@@ -18,6 +17,10 @@ const (
 	// bufferSize has room for a frame and, behind the last one of most images, for
 	// the commit frame.
 	bufferSize = frameSize + 16<<10
+	// pieceSize is what goes to the disk at once while an image arrives: small
+	// enough that little is left to do when its last byte is there, and large enough
+	// that the disk is not slower for it.
+	pieceSize = 128 << 10
 	// spaceEvery is how often the free space is asked while a large image arrives.
 	spaceEvery = 64 << 20
 )
@@ -34,23 +37,15 @@ type Writer struct {
 	size   int64  // data bytes in all
 	asked  int64  // size when the free space was last asked
 	buf    *[]byte
-	fill   int        // data bytes in buf, behind the room for a header
-	under  *[]byte    // the buffer whose frame is being written meanwhile; nil: none
-	wrote  chan error // how that ended; holds one
+	fill   int // data bytes in buf, behind the room for a header
+	sent   int // end of what is written of buf, from its second block on; 0: nothing
 	hash   hash.Hash
 	err    error // sticky
 	done   bool
 }
 
 // buffers are kept between images: their number follows the Writers in use.
-var buffers = sync.Pool{New: func() any { b := blocks(bufferSize); return &b }}
-
-// blocks returns n bytes of memory that begin at the border of a block.
-func blocks(n int) []byte {
-	b := make([]byte, n+blockSize)
-	skip := blockSize - int(uintptr(unsafe.Pointer(unsafe.SliceData(b)))%blockSize)
-	return b[skip : skip+n : skip+n]
-}
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
 // NewInstance begins an image. It waits while the backlog of the store is full,
 // and returns ErrFull when the disk is.
@@ -86,17 +81,47 @@ func (w *Writer) Write(p []byte) (int, error) {
 			return n, w.err
 		}
 		if w.fill == framePay {
-			if w.err = w.flushFrame(); w.err != nil {
+			if w.err = w.endFrame(); w.err != nil {
 				return n, w.err
 			}
 		}
 		m := copy((*w.buf)[frameHeaderSize+w.fill:frameSize], p)
-		w.hash.Write(p[:m])
 		w.fill += m
 		w.size += int64(m)
+		if w.err = w.writePiece(); w.err != nil {
+			return n, w.err
+		}
+		w.hash.Write(p[:m]) // while the disk writes
 		n, p = n+m, p[m:]
 	}
 	return n, nil
+}
+
+// writePiece begins to write what is there of the frame in buf, but for its
+// first block: the header in there needs the sum of the whole frame.
+func (w *Writer) writePiece() error {
+	end := (frameHeaderSize + w.fill) &^ (pieceSize - 1)
+	if end <= w.sent {
+		return nil
+	}
+	if err := w.claim(); err != nil {
+		return err
+	}
+	from := max(w.sent, blockSize)
+	if err := w.write((*w.buf)[from:end], from); err != nil {
+		return err
+	}
+	w.sent = end
+	return nil
+}
+
+// write writes whole blocks that lie `from` bytes behind the start of the frame.
+func (w *Writer) write(b []byte, from int) error {
+	off := w.off + int64(from)
+	if err := w.s.o.faults.put(w.seg, b, off); err != nil {
+		return writeError("write image", err)
+	}
+	return nil
 }
 
 // sealFrame puts the header before the data in buf and returns the frame.
@@ -111,42 +136,32 @@ func (w *Writer) sealFrame() []byte {
 	return frame
 }
 
-// flushFrame has the full frame in buf written while the next one is filled.
-func (w *Writer) flushFrame() error {
+// endFrame writes what is left of the full frame in buf and begins another one.
+func (w *Writer) endFrame() error {
 	if w.size-w.asked >= spaceEvery {
 		w.asked = w.size
 		if err := w.s.checkSpace(0); err != nil {
 			return err
 		}
 	}
-	if err := w.claim(); err != nil {
-		return err
-	}
-	frame := w.sealFrame()
-	if err := w.settle(); err != nil {
-		return err
-	}
-	if w.wrote == nil {
-		w.wrote = make(chan error, 1)
-	}
-	off := w.off
-	go func() { w.wrote <- w.s.o.faults.put(w.seg, frame, off) }() // settle waits for it
-	w.off += int64(len(frame))
-	w.under, w.buf = w.buf, buffers.Get().(*[]byte)
-	return nil
+	return w.writeRest(w.sealFrame())
 }
 
-// settle waits until the frame that is being written is, if there is one.
-func (w *Writer) settle() error {
-	if w.under == nil {
-		return nil
+// writeRest writes a frame, and what follows it, but for what is written already.
+func (w *Writer) writeRest(b []byte) error {
+	end := w.off + int64(len(b))
+	if w.sent > 0 {
+		if w.sent < len(b) {
+			if err := w.write(b[w.sent:], w.sent); err != nil {
+				return err
+			}
+		}
+		b = b[:blockSize]
 	}
-	err := <-w.wrote
-	buffers.Put(w.under)
-	w.under = nil
-	if err != nil {
-		return writeError("write image", err)
+	if err := w.write(b, 0); err != nil {
+		return err
 	}
+	w.off, w.sent = end, 0
 	return nil
 }
 
@@ -176,15 +191,6 @@ func (w *Writer) claim() error {
 		s.mu.Unlock()
 	}
 	w.seg, w.start, w.off, w.record = seg, seg.end, seg.end, seg.next
-	return nil
-}
-
-// write writes whole blocks.
-func (w *Writer) write(b []byte) error {
-	if err := w.s.o.faults.put(w.seg, b, w.off); err != nil {
-		return writeError("write image", err)
-	}
-	w.off += int64(len(b))
 	return nil
 }
 
@@ -341,7 +347,7 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 	padded := int(align(w.off+int64(need)) - w.off)
 	tail := frame
 	if padded > cap(tail) {
-		tail = append(blocks(padded)[:0], frame...)
+		tail = append(make([]byte, 0, padded), frame...)
 	}
 	head := len(tail)
 	tail = tail[:padded]
@@ -351,14 +357,8 @@ func (w *Writer) persist(inst Instance, target, reason string, replaces int64) (
 		Type: frameCommit, Salt: w.seg.salt, Record: w.record, Index: w.index,
 		Length: uint32(len(payload)), Payload: crc32.Checksum(payload, castagnoli),
 	}.put(tail[head:])
-	if err = w.settle(); err == nil {
-		err = w.write(tail)
-	}
-	if err == nil {
-		if err = s.o.faults.onSync(); err == nil {
-			err = fdatasync(w.seg.f)
-		}
-		if err != nil {
+	if err = w.writeRest(tail); err == nil {
+		if err = s.o.faults.flush(w.seg); err != nil {
 			err = writeError("write image to disk", err)
 		}
 	}
@@ -384,9 +384,6 @@ func (w *Writer) Abort() error {
 		return nil
 	}
 	w.done = true
-	if err := w.settle(); err != nil && w.err == nil {
-		w.err = err
-	}
 	buffers.Put(w.buf)
 	w.buf = nil
 	if w.seg != nil {
@@ -400,7 +397,7 @@ func (w *Writer) Abort() error {
 func (s *Store) giveBack(w *Writer) {
 	seg := w.seg
 	s.mu.Lock()
-	seg.size = max(seg.size, w.off)
+	seg.size = max(seg.size, w.off+int64(w.sent))
 	seg.next = w.record + 1 // also when given up: frames of two tries never mix
 	seg.writing = false
 	if w.err != nil {
