@@ -33,7 +33,7 @@ from settings import Loop, Refused
 
 FORMAT = "hilum-checkpoint-1"
 CHECKPOINT = "checkpoint.pt"
-SLIPS = 10  # steps in a row whose gradient may be no number
+SLIPS = 10  # steps in a row whose loss or gradient may be no number
 
 
 class Task(Protocol):
@@ -317,25 +317,26 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = now
             model.train()
+            before = [b.clone() for b in net.buffers()]
             with torch.autocast(at.device.type, torch.bfloat16, enabled=bf16):
                 loss, parts = task.loss(model, tuple(batch))
-            if not bool(torch.isfinite(loss)):
-                raise Refused(
-                    f"the loss is {float(loss.detach())} at step {step + 1}: {left()}; "
-                    "lower loop.rate or check the data"
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(net.parameters(), s.clip)
-            if bool(torch.isfinite(norm)):
+            # A loss that is no number has such a gradient, and so on every device.
+            fine = bool(torch.isfinite(norm))
+            if fine:
                 optimizer.step()
                 wrong = 0
-            else:  # a kernel's slip (bf16 on a CPU was seen to): without this step the run goes on
+            else:  # a kernel's slip (seen on CPUs, in bf16 and in fp32): without this step the run goes on
+                with torch.no_grad():
+                    for b, was in zip(net.buffers(), before, strict=True):  # what batch norms took in of it
+                        b.copy_(was)
                 wrong += 1
                 if wrong > SLIPS:
                     raise Refused(
-                        f"the gradient is not finite in {wrong} steps in a row, to step {step + 1}: {left()}; "
-                        "try --set loop.bf16=false"
+                        f"the loss is {float(loss.detach())} and its gradient is not finite in {wrong} steps in a row, "
+                        f"to step {step + 1}: {left()}; lower loop.rate, check the data, or try --set loop.bf16=false"
                     )
             step += 1
             with torch.no_grad():
@@ -345,13 +346,13 @@ def train(
                         mean.lerp_(value, 1 - keep_share)
                     else:
                         mean.copy_(value)
-            for key, value in parts.items():
+            for key, value in parts.items() if fine else ():
                 sums[key] = sums.get(key, 0.0) + float(value)
-            if step % s.log_every == 0 and log:
+            if step % s.log_every == 0 and log and sums:
                 row = task.row(sums, step - since)
                 log.line(step, {**row, "rate": now, "seconds": time.monotonic() - begin})
                 sums, since = {}, step
-            if step % s.save_every == 0:
+            if step % s.save_every == 0 and fine:
                 keep()
                 saved = step
     except torch.OutOfMemoryError:

@@ -45,7 +45,6 @@ from train_n_net import NDetection
 
 PEAKS = {"A100": 312e12, "H100 80GB HBM3": 989e12, "H200": 989e12}  # bf16, dense, by the makers' data sheets
 OTHER = ("NVL", "PCIe", "MIG")  # in the names of slower ones
-BF16 = {"amx_bf16", "avx512_bf16"}  # what a CPU calls its instructions; without any bf16 is slower than float32
 SIDE, PEAK_SECONDS = 2048, 2.0  # of the matrices that a CPU's peak is measured with, and how long
 FOR_EACH = 6  # FLOPs of training for each multiplication of the forward pass: three passes, two operations
 LARGE_BATCH = {"cuda": 64, "cpu": 2}  # of hilum-net's larger crops: as LUNA16.md has it, and one that ends
@@ -256,11 +255,10 @@ def memory(pid: int) -> int:
     return total
 
 
-def processor() -> tuple[str, bool]:
-    """Return the name of the CPU, and whether it has instructions for bf16."""
+def processor() -> str:
+    """Return the name of the CPU."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
-    said = {key.strip(): value.strip() for key, _, value in lines}
-    return said.get("model name", "CPU"), bool(BF16 & set(said.get("flags", "").split()))
+    return next((value.strip() for key, _, value in lines if key.strip() == "model name"), "CPU")
 
 
 def machine(seconds: float) -> tuple[str, float]:
@@ -277,7 +275,7 @@ def machine(seconds: float) -> tuple[str, float]:
         torch.mm(a, a)
         best = min(best, time.perf_counter() - start)
     peak = 2 * SIDE**3 / best
-    name, threads = processor()[0], torch.get_num_threads()
+    name, threads = processor(), torch.get_num_threads()
     return f"{name}, peak as measured, {peak / 1e9:.0f} GFLOP/s (float32 matrices, {threads} threads)", peak
 
 
@@ -290,11 +288,11 @@ def ways(a: argparse.Namespace) -> list[Way]:
         s.loop.batch = a.batch or (s.loop.batch if cuda or a.tiny else 1)
         s.samples.crop = a.crop or (s.samples.crop if cuda or a.tiny else CPU_CROP)
         out.append(Way(name, task, s, s.samples.crop))
-    for large in (False, True):
+    for large in (False,) if a.tiny else (False, True):
         s = settings.Detector()
         s = settings.tiny(s) if a.tiny else s
         s.loop.batch = a.batch or (LARGE_BATCH[loop.place().device.type] if large else s.loop.batch)
-        s.loop.bf16 &= cuda or processor()[1]
+        s.loop.bf16 &= loop.computes_bf16(loop.place().device)
         s.compose.crop = s.compose.crop * 3 // 2 if large else s.compose.crop
         out.append(Way("hilum-net", detection, s, s.compose.crop))
     for way in out:
