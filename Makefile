@@ -84,8 +84,9 @@ bench: build ## run the benchmarks
 soak: ## peers of all kinds, honest and hostile, for DURATION (30m: more than 100,000 associations); prints memory, goroutines, descriptors
 	HILUM_SOAK_DURATION=$(if $(filter command line,$(origin DURATION)),$(DURATION),30m) go test -count=1 -timeout 0 -run '^TestSoak$$' -v ./cmd/hilum
 
-crash-test: ## kill -9 nodes under load for DURATION (1m), compare every acknowledged image byte for byte
+crash-test: ## kill -9 nodes under load for DURATION (1m), then stores on disks that fail and are full, compare every acknowledged image byte for byte
 	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestCrash$$' -v ./cmd/hilum
+	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestKill$$' -v ./store
 
 clean: ## remove what make built and installed (Debian packages stay)
 	rm -rf bin .cache

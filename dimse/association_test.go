@@ -75,14 +75,18 @@ func TestStateTable(t *testing.T) {
 			{"Evt6", evt6, dimsetest.Script{dimsetest.ExpectType(pdu.TypeAssociateAC)}}, // AE-6, AE-7
 			{"Evt6 not acceptable", evt6bad, dimsetest.Script{ // AE-6
 				dimsetest.Expect(&pdu.AssociateRJ{Result: 1, Source: 2, Reason: 2}), closedByARTIM}},
-			{"Evt10", evt10, dimsetest.Script{aa1(), closedByARTIM}},           // AA-1
-			{"Evt12", evt12, dimsetest.Script{aa1(), closedByARTIM}},           // AA-1
-			{"Evt13", evt13, dimsetest.Script{aa1(), closedByARTIM}},           // AA-1
-			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},                   // AA-2
-			{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},      // AA-2
-			{"Evt17", evt17, dimsetest.Script{gone}},                           // AA-5
-			{"Evt18", dimsetest.Send(1, 0), dimsetest.Script{closedByARTIM}},   // AA-2
-			{"Evt19 no DICOM", evt19a, dimsetest.Script{aa1(), closedAtOnce}},  // AA-1, but nothing is waited for
+			{"Evt10", evt10, dimsetest.Script{aa1(), closedByARTIM}},          // AA-1
+			{"Evt12", evt12, dimsetest.Script{aa1(), closedByARTIM}},          // AA-1
+			{"Evt13", evt13, dimsetest.Script{aa1(), closedByARTIM}},          // AA-1
+			{"Evt16", evt16, dimsetest.Script{closedAtOnce}},                  // AA-2
+			{"Evt16 and garbage", evt16b, dimsetest.Script{closedAtOnce}},     // AA-2
+			{"Evt17", evt17, dimsetest.Script{gone}},                          // AA-5
+			{"Evt18", dimsetest.Send(1, 0), dimsetest.Script{closedByARTIM}},  // AA-2
+			{"Evt19 no DICOM", evt19a, dimsetest.Script{aa1(), closedAtOnce}}, // AA-1, but nothing is waited for
+			{"Evt19 TLS", dimsetest.Send(0x16, 3, 1, 1, 0x2E, 1), dimsetest.Script{aa1(), closedAtOnce}},
+			{"Evt19 one byte", dimsetest.Send('S'), dimsetest.Script{aa1(), closedAtOnce}},
+			{"Evt19 type 0", dimsetest.Send(0, 0, 0, 0, 0, 0), dimsetest.Script{aa1(), closedAtOnce}},
+			{"Evt19 type 8", dimsetest.Send(8, 0, 0, 0, 0, 4), dimsetest.Script{aa1(), closedAtOnce}},
 			{"Evt19 invalid", evt19b, dimsetest.Script{aa1(), closedByARTIM}},  // AA-1
 			{"Evt19 too long", evt19c, dimsetest.Script{aa1(), closedByARTIM}}, // AA-1
 		}},

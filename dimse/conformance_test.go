@@ -2,7 +2,9 @@ package dimse_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"hilum/dimse"
 	"hilum/dimse/dataset"
+	"hilum/dimse/dimsetest"
 	"hilum/dimse/pdu"
 )
 
@@ -103,5 +106,77 @@ func TestConformanceOfTLS(t *testing.T) {
 	listed := regexp.MustCompile(`TLS_[A-Z0-9_]+`).FindAllString(string(b), -1)
 	if !slices.Equal(listed, names) || profile.MinVersion != tls.VersionTLS12 {
 		t.Errorf("CONFORMANCE.md lists %v, the profile is %v from version %04X", listed, names, profile.MinVersion)
+	}
+}
+
+// TestConformanceOfRejections holds the sentence on rejections against what a peer is told.
+func TestConformanceOfRejections(t *testing.T) {
+	b, err := os.ReadFile("CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	for what, change := range map[string]func(*pdu.AssociateRQ){
+		"protocol version":    func(rq *pdu.AssociateRQ) { rq.ProtocolVersion = 2 },
+		"application context": func(rq *pdu.AssociateRQ) { rq.ApplicationContext = "1.2.3" },
+		"calling AE title with control characters or a backslash, or by its rule,": func(rq *pdu.AssociateRQ) { copy(rq.CallingAETitle[:], `A\B`) },
+		"called AE title": func(rq *pdu.AssociateRQ) { rq.CalledAETitle = title("OTHER") },
+		"too many associations, or no room to store anything,": nil,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := listen(t, &dimse.Server{MaxAssociations: 1})
+			rq := request()
+			if change != nil {
+				change(rq)
+			} else {
+				associate(t, l)
+			}
+			p := dial(t, l)
+			p.SendPDU(rq)
+			rj := p.ExpectType(pdu.TypeAssociateRJ).(*pdu.AssociateRJ)
+			if want := fmt.Sprintf("%s %d/%d/%d", what, rj.Result, rj.Source, rj.Reason); !strings.Contains(text, want) {
+				t.Errorf("CONFORMANCE.md does not say %q", want)
+			}
+		})
+	}
+	if want := fmt.Sprintf("%d/%d/%d", dimse.ErrNoRoom.Result, dimse.ErrNoRoom.Source, dimse.ErrNoRoom.Reason); !strings.Contains(text, "no room to store anything, "+want) {
+		t.Errorf("CONFORMANCE.md does not say that no room is rejected with %s", want)
+	}
+}
+
+// TestConformanceOfStatuses: the table of statuses of C-STORE names those that a server
+// sends, and no others.
+func TestConformanceOfStatuses(t *testing.T) {
+	b, err := os.ReadFile("CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\| ([0-9A-F]{4})H \|`).FindAllStringSubmatch(string(b), -1) {
+		listed[m[1]] = true
+	}
+	sent := map[string]bool{}
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		p := window(t, listen(t, &dimse.Server{Handler: g}), 3)
+		store := dimsetest.StoreRQ(1, ctImage, instanceUID)
+		ask := func(context byte, rq dimsetest.Elements) {
+			p.SendPDU(dimsetest.CommandPDU(context, rq), dimsetest.DataPDU(context, true, []byte("data")))
+			sent[fmt.Sprintf("%04X", p.ExpectCommand(context).Number(dimsetest.Status))] = true
+		}
+		for _, answer := range []error{nil, errors.New("not for the peer")} {
+			g.open[1] <- answer
+			ask(3, store)
+		}
+		ask(1, store)
+		ask(3, store.With(dimsetest.AffectedSOPClassUID, dimsetest.UI(mrImage)))
+		ask(3, store.With(dimsetest.AffectedSOPInstanceUID, dimsetest.UI("x")))
+		invoke(p, 1) // and runs
+		ask(3, store)
+		g.open[1] <- nil
+		p.ExpectCommand(3)
+	})
+	if !maps.Equal(listed, sent) {
+		t.Errorf("CONFORMANCE.md lists %v, a server sends %v", listed, sent)
 	}
 }

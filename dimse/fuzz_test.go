@@ -58,8 +58,9 @@ func (discarding) HandleN(_ context.Context, rq *dimse.NRequest) (dimse.NRespons
 }
 
 // acceptorAllowance is what an acceptor may allocate for each byte received: the
-// shortest query has some ninety bytes, and is read, run, logged and answered for them.
-const acceptorAllowance = 512
+// shortest query has some hundred bytes, and is read, run, logged and answered for them,
+// which takes 83 for each.
+const acceptorAllowance = 256
 
 // FuzzAcceptor plays whole connections against a server. No bytes may make it
 // panic (its recover would hide that from the fuzzer, not from the log), hang

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/grailbio/go-dicom/dicomtag"
+
 	"hilum/dimse"
 	"hilum/dimse/dataset"
 	"hilum/dimse/dimsetest"
@@ -338,8 +340,66 @@ func TestAssociationLimit(t *testing.T) {
 		third.Close()
 		first.SendPDU(&pdu.ReleaseRQ{})
 		first.Expect(&pdu.ReleaseRP{})
-		associate(t, l) // the place is free although the peer has not closed
+		associate(t, l).SendPDU(&pdu.Abort{}) // the place is free although the peer has not closed
+		synctest.Wait()
+		associate(t, l).Close() // and after an abort
+		synctest.Wait()
+		associate(t, l) // and when the peer is gone
 	})
+}
+
+// TestDeafPeers: a peer that asks and does not read its answers is given up after the idle
+// time, whatever it asked for, and its operation ends.
+func TestDeafPeers(t *testing.T) {
+	const idle = time.Minute
+	keys := identifierOf(t, dataset.MustElement(dicomtag.PatientID, "P1"))
+	for name, ask := range map[string][]pdu.PDU{
+		"C-ECHO":  {dimsetest.CommandPDU(1, dimsetest.EchoRQ(1))},
+		"C-STORE": {dimsetest.CommandPDU(3, dimsetest.StoreRQ(1, ctImage, instanceUID)), dimsetest.DataPDU(3, true, []byte("data"))},
+		"C-FIND":  {dimsetest.CommandPDU(7, queryRQ(0x0020, 1, findClass)), dimsetest.DataPDU(7, true, keys)},
+		"C-GET":   {dimsetest.CommandPDU(9, queryRQ(0x0010, 1, getClass)), dimsetest.DataPDU(9, true, keys)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &queried{
+					find: func(_ context.Context, _ *dimse.QueryRequest, match func(dimse.Match) error) error {
+						for {
+							if err := match(dimse.Match{Identifier: []*dataset.Element{dataset.MustElement(dicomtag.PatientID, "P1")}}); err != nil {
+								return err
+							}
+						}
+					},
+					get: func(ctx context.Context, req *dimse.QueryRequest, _ func(dimse.SubOperations) error) (dimse.Retrieved, error) {
+						_, err := req.Store(ctx, ctImage, instanceUID, explicitLE, strings.NewReader("data"))
+						return dimse.Retrieved{}, err
+					},
+				}
+				conn, err := listen(t, &dimse.Server{Handler: h, Idle: idle}).Dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				rq := request()
+				rq.Contexts = append(rq.Contexts, pdu.PresentationContextRQ{ID: 7, AbstractSyntax: findClass, TransferSyntaxes: []string{implicitLE}},
+					pdu.PresentationContextRQ{ID: 9, AbstractSyntax: getClass, TransferSyntaxes: []string{implicitLE}})
+				rq.User.Roles = []pdu.RoleSelection{{SOPClassUID: ctImage, SCU: true, SCP: true}}
+				if _, err := conn.Write(dimsetest.Encode(t, rq)); err != nil {
+					t.Fatal(err)
+				}
+				if p, err := pdu.NewReader(conn, 1<<20).Next(); err != nil || p.Type() != pdu.TypeAssociateAC {
+					t.Fatalf("got %v, %v, want A-ASSOCIATE-AC", p, err)
+				}
+				if _, err := conn.Write(dimsetest.Encode(t, ask...)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(idle + 2*time.Second) // fake time: and what an A-ABORT may take
+				synctest.Wait()
+				if opened, closed := h.ends(); opened != 1 || len(closed) != 1 || closed[0] == nil {
+					t.Errorf("opened %d, closed with %v, want one error", opened, closed)
+				}
+			})
+		})
+	}
 }
 
 // TestSlowPeersBlockNobody opens more silent connections than there are places.

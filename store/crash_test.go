@@ -35,9 +35,13 @@ func crashSize(n int) int { return []int{100, 5000, 300_000, 526_000, 1_300_000}
 // test wants it, the disk below refuses writes, cuts them short, and fails to sync.
 func crashChild(dir string) {
 	o := store.Options{Backlog: 4 << 20}
-	failing := os.Getenv("HILUM_STORE_CRASH_FAILING") != ""
-	if failing {
+	disk := os.Getenv("HILUM_STORE_CRASH_DISK")
+	failing := disk != "good"
+	switch disk {
+	case "failing":
 		o = store.Failing(o, rand.IntN)
+	case "full":
+		o.MinFree = -1 // to the last byte
 	}
 	s, err := store.Open(dir, o)
 	if err != nil {
@@ -110,28 +114,43 @@ func crashChild(dir string) {
 }
 
 // TestKill kills a process with kill -9 under load, again and again in the same
-// data folder, and compares every image it had acknowledged: on a good disk, and
-// on one that fails now and then.
+// data folder, and compares every image it had acknowledged: on a good disk, on
+// one that fails now and then, and on a small one that is soon full. It goes on for
+// as long as `make crash-test` says.
 func TestKill(t *testing.T) {
-	t.Run("good disk", func(t *testing.T) { kill(t, false) })
-	t.Run("failing disk", func(t *testing.T) { kill(t, true) })
+	duration := time.Duration(0)
+	if s := os.Getenv("HILUM_CRASH_DURATION"); s != "" {
+		var err error
+		if duration, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin := time.Now()
+	for run := uint64(1); run == 1 || time.Since(begin) < duration && !t.Failed(); run++ {
+		for _, disk := range []string{"good", "failing", "full"} {
+			t.Run(fmt.Sprint(disk, " disk, run ", run), func(t *testing.T) { kill(t, disk, run) })
+		}
+	}
 }
 
-func kill(t *testing.T, failing bool) {
+func kill(t *testing.T, disk string, run uint64) {
 	dir := t.TempDir()
+	if disk == "full" {
+		if err := smallDisk(t, dir); err != nil {
+			t.Skipf("a small file system cannot be mounted: %v", err)
+		}
+	}
 	rounds := 8
 	if testing.Short() {
 		rounds = 2
 	}
-	random := rand.New(rand.NewPCG(1, 2)) // the same kills each time
+	random := rand.New(rand.NewPCG(run, 2)) // the same kills each time
 	acknowledged, deleted, refused := map[int]bool{}, map[int]bool{}, 0
 	for round := range rounds {
 		first := round * 100_000
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crashEnv+"="+dir, fmt.Sprint("HILUM_STORE_CRASH_FIRST=", first))
-		if failing {
-			cmd.Env = append(cmd.Env, "HILUM_STORE_CRASH_FAILING=1")
-		}
+		cmd.Env = append(cmd.Env, "HILUM_STORE_CRASH_DISK="+disk)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -153,8 +172,9 @@ func kill(t *testing.T, failing bool) {
 			case "deleted":
 				deleted[n] = true
 			case "refused":
-				refused++
-				continue
+				if refused++; disk != "full" {
+					continue
+				}
 			default:
 				acknowledged[n] = true
 			}
@@ -170,7 +190,14 @@ func kill(t *testing.T, failing bool) {
 		if round%4 != 3 && round != rounds-1 {
 			continue // the next child recovers what this one left
 		}
-		s := storetest.MustOpenDir(t, dir, store.Options{})
+		look := dir
+		if disk == "full" { // there is room to look at it elsewhere
+			look = t.TempDir()
+			if err := os.CopyFS(look, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := storetest.MustOpenDir(t, look, store.Options{})
 		for n := range acknowledged {
 			inst, err := s.Instance(fmt.Sprint("1.2.", n))
 			if err != nil || inst.SHA256 != sha256.Sum256(image(uint64(n), crashSize(n))) {
@@ -191,8 +218,8 @@ func kill(t *testing.T, failing bool) {
 			t.Fatal(err)
 		}
 	}
-	if failing && refused == 0 {
-		t.Error("no write failed: the disk was no failing one")
+	if disk != "good" && refused == 0 && !testing.Short() {
+		t.Errorf("no write failed: the disk was no %s one", disk)
 	}
 	t.Logf("%d acknowledged images and %d deletions survived %d kills, %d images were refused", len(acknowledged), len(deleted), rounds, refused)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -69,6 +70,66 @@ var arrows = map[string]string{
 	"cmd/hilum":                "cmd/hilum/command",
 }
 
+// runners are the packages that run programs: plugins, Python, readers of volumes, and the
+// peers of a benchmark.
+var runners = []string{"cmd/bench-receive", "plugins/host", "plugins/null", "trainer/python", "trainer/volume"}
+
+// TestLogMessages: what the node logs has constant messages, and what a peer said stands
+// in attributes, which the handler quotes. A message that is put together is a format.
+func TestLogMessages(t *testing.T) {
+	root := os.DirFS("../..")
+	calls := 0
+	for _, dir := range []string{"dimse", "store", "node", "plugins/host"} {
+		err := fs.WalkDir(root, dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+				return err
+			}
+			src, err := fs.ReadFile(root, name)
+			if err != nil {
+				return err
+			}
+			set := token.NewFileSet()
+			f, err := parser.ParseFile(set, name, src, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok || len(call.Args) == 0 {
+					return true
+				}
+				method, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || !slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, method.Sel.Name) || !isLog(method.X) {
+					return true
+				}
+				calls++
+				if text, ok := call.Args[0].(*ast.BasicLit); !ok || text.Kind != token.STRING {
+					t.Errorf("%s: the message is not constant", set.Position(call.Pos()))
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls < 50 {
+		t.Errorf("%d calls of a logger found: the test does not see them", calls)
+	}
+}
+
+// isLog says whether an expression is a logger, by its name.
+func isLog(x ast.Expr) bool {
+	switch x := x.(type) {
+	case *ast.Ident:
+		return x.Name == "log" || x.Name == "logger" || x.Name == "slog"
+	case *ast.SelectorExpr:
+		return x.Sel.Name == "log" || x.Sel.Name == "Log" || x.Sel.Name == "Logger"
+	}
+	return false
+}
+
 // TestArrows reads the sources itself instead of running "go list", so that
 // the test cache sees every file it depends on.
 func TestArrows(t *testing.T) {
@@ -106,6 +167,9 @@ func TestArrows(t *testing.T) {
 			}
 			if imp == onnx && pkg != "plugins/lungnodule" {
 				t.Errorf("%s imports %s: only an inference plugin may", pkg, imp)
+			}
+			if imp == "os/exec" && !slices.Contains(runners, pkg) {
+				t.Errorf("%s imports os/exec: no word that a peer says may come near a program", pkg)
 			}
 			if imp == "C" && pkg != "plugins/lungnodule/codec" {
 				t.Errorf("%s uses cgo: hilum is a static binary", pkg)

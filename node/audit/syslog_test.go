@@ -104,6 +104,20 @@ func TestSchema(t *testing.T) {
 	wantEverything(t, strings.Split(strings.TrimSuffix(string(b), "\n"), "\n"), count, want)
 }
 
+// TestConformance keeps the numbers of the conformance statement true.
+func TestConformance(t *testing.T) {
+	b, err := os.ReadFile("../../dimse/CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(b)), " ")
+	for _, want := range []string{fmt.Sprintf("Messages wait for a server that is down, %d at most", audit.MaxWaiting), fmt.Sprintf("No message is longer than %d bytes", headLength)} {
+		if !strings.Contains(text, want) {
+			t.Errorf("CONFORMANCE.md does not say %q", want)
+		}
+	}
+}
+
 // rsyslog runs Debian's syslog daemon until the test ends: with TLS on a port, or UDP. It
 // writes each message that it understood into the file as its parts and a line's end.
 func rsyslog(t *testing.T, ca string, c *dimsetest.Certificate) (address, out string) {

@@ -3,8 +3,11 @@ package commitment
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 
 	"hilum/dimse"
@@ -55,6 +58,18 @@ func FuzzMessage(f *testing.F) {
 			t.Errorf("written and read again:\n%+v, %v\nwant\n%+v", again, err, m)
 		}
 	})
+}
+
+// TestConformance keeps the number of references in the conformance statement true;
+// TestRefusedRequests sends one more.
+func TestConformance(t *testing.T) {
+	b, err := os.ReadFile("../../dimse/CONFORMANCE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("up to %d references", maxReferences); !strings.Contains(string(b), want) || !strings.Contains(tooMany.Comment, fmt.Sprint(maxReferences)) {
+		t.Errorf("CONFORMANCE.md does not say %q, or the peer is told %q", want, tooMany.Comment)
+	}
 }
 
 func syntax(explicit bool) string {

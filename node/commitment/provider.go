@@ -146,6 +146,11 @@ func (p *Provider) keep(aeTitle, key string, m message) (store.Job, error) {
 		return store.Job{}, err
 	}
 	if !known {
+		// Below the reserve nothing that peers send is kept: an association that was
+		// admitted before could fill the disk with requests, too.
+		if err := p.Store.Room(); err != nil {
+			return store.Job{}, err
+		}
 		b, err := json.Marshal(r)
 		if err != nil {
 			return store.Job{}, err

@@ -34,7 +34,7 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// Folder of everything the node keeps: images, index, jobs, admin socket. One node at a time may use it.
 	Data string `yaml:"data"`
-	// Room that must stay free on the disk of `data`, such as `2GiB`, beside what images already received still need. Below it new associations are refused for the moment, inside one objects (`A700`); nothing stored is deleted. 0: no reserve.
+	// Room that must stay free on the disk of `data`, such as `2GiB`, beside what images already received still need. Below it new associations are refused for the moment, inside one objects (`A700`), procedure steps and requests for commitment (`0213`); nothing stored is deleted. 0: no reserve.
 	MinFree Bytes `yaml:"min_free"`
 	// What happens to an image when other bytes are stored under its UID already: `keep-first` puts the second into quarantine (`hilum store quarantine list`), `replace` has it take the place of the first and the series analysed again (one that names another series goes to quarantine), `reject` refuses it with status 0111H.
 	Duplicates string `yaml:"duplicates"`

@@ -157,6 +157,11 @@ func (p *Provider) write(old *Step, step Step, tree dataset.Tree) (Step, error) 
 	step.Data = b.Bytes()
 	written, err := records(old, &step, lists)
 	if err == nil {
+		// Below the reserve nothing that peers send is kept: an association that was
+		// admitted before could fill the disk with steps, too.
+		err = p.Steps.Store.Room()
+	}
+	if err == nil {
 		err = p.Steps.Store.WriteRecords(written...)
 	}
 	if errors.Is(err, store.ErrFull) {

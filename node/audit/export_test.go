@@ -1,0 +1,4 @@
+package audit
+
+// MaxWaiting is how many messages wait for a server that is down.
+const MaxWaiting = maxWaiting

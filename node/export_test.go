@@ -1,0 +1,4 @@
+package node
+
+// MaxHeaderValue is the longest header value that is indexed.
+var MaxHeaderValue = headerLimits.MaxElementBytes
