@@ -133,11 +133,12 @@ func FuzzReadTree(f *testing.F) {
 			}
 			return
 		}
+		// With its VRs, as it is kept: without them a value under the tag of a sequence is none.
 		var out bytes.Buffer
-		if err := dataset.WriteDataSet(&out, dataset.ImplicitVRLittleEndian, tree.Elements()); err != nil {
+		if err := dataset.WriteDataSet(&out, dataset.ExplicitVRLittleEndian, tree.Elements()); err != nil {
 			return // elements that do not belong in a data set are read and not written
 		}
-		if again, err := dataset.ReadTree(&out, dataset.ImplicitVRLittleEndian, treeLimits); err != nil || len(again) != len(tree) {
+		if again, err := dataset.ReadTree(&out, dataset.ExplicitVRLittleEndian, treeLimits); err != nil || len(again) != len(tree) {
 			t.Errorf("written and read again: %d elements, %v, want %d", len(again), err, len(tree))
 		}
 	})
