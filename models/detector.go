@@ -18,7 +18,11 @@ type Manifest struct {
 // Input says how a CT volume becomes the network's input, float32
 // [N, 1, D, H, W].
 type Input struct {
-	Name    string         `json:"name"`    // of the ONNX input
+	Name string `json:"name"` // of the ONNX input
+	// Place is the name of a second ONNX input, float32 [N, 3, D/s, H/s, W/s] with s
+	// the output's stride: where each cell stands in the prepared scan, as
+	// nodule.Place computes it. "": the network has no such input.
+	Place   string         `json:"place,omitempty"`
 	Prepare ct.PrepareSpec `json:"prepare"` // volume → grid of bytes, run by models/ct
 	Scale   Scale          `json:"scale"`   // byte → float32
 	Patch   [3]int         `json:"patch"`   // z, y, x voxels that the network sees at once, margin included
@@ -96,6 +100,9 @@ func (m Manifest) Validate() error {
 func (in Input) validate(stride int) error {
 	if in.Name == "" {
 		return errors.New("name: is missing")
+	}
+	if in.Place == in.Name {
+		return fmt.Errorf("place: %q is the other input's name", in.Place)
 	}
 	if err := in.Prepare.Validate(); err != nil {
 		return fmt.Errorf("prepare.%w", err)

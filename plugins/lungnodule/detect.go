@@ -29,7 +29,13 @@ func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Prog
 		batch = in.Batch
 	}
 	inputs := make([]float32, batch*t.largest().voxels())
-	outputs := make([]float32, len(inputs)/(out.Stride*out.Stride*out.Stride)*len(out.Anchors)*nodule.Channels)
+	cells := len(inputs) / (out.Stride * out.Stride * out.Stride)
+	outputs := make([]float32, cells*len(out.Anchors)*nodule.Channels)
+	var places []float32
+	if in.Place != "" {
+		places = make([]float32, cells*3)
+	}
+	size := [3]int{p.Size[2], p.Size[1], p.Size[0]}
 
 	var all []nodule.Candidate
 	for done := 0; done < len(t.tiles); done += batch {
@@ -41,10 +47,17 @@ func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Prog
 		patch, s := tiles[0].patch, out.Stride
 		input := tensorOf(inputs, batch, 1, patch[0], patch[1], patch[2])
 		output := tensorOf(outputs, batch, patch[0]/s, patch[1]/s, patch[2]/s, len(out.Anchors), nodule.Channels)
+		given := []tensor{input}
+		if places != nil {
+			given = append(given, tensorOf(places, batch, 3, patch[0]/s, patch[1]/s, patch[2]/s))
+		}
 		for i, k := range tiles {
 			fill(input.item(i), p, k.origin(t.margin), k.patch, table, in.Prepare.PadValue)
+			if places != nil {
+				nodule.Place(given[1].item(i), k.origin(t.margin), k.patch, size, s)
+			}
 		}
-		if err := d.engine.detect.run(ctx, []tensor{input}, []tensor{output}); err != nil {
+		if err := d.engine.detect.run(ctx, given, []tensor{output}); err != nil {
 			return nil, t, err
 		}
 		for i, k := range tiles {

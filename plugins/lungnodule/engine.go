@@ -26,9 +26,13 @@ func newEngine(l *library, m *models.Model, c *models.Classifier, device string,
 			e.close()
 		}
 	}()
+	inputs := []string{m.Input.Name}
+	if m.Input.Place != "" {
+		inputs = append(inputs, m.Input.Place)
+	}
 	e.detect, err = newSession(l, network{
 		name: fmt.Sprintf("model %s %s", m.Name, m.Version), onnx: m.Network, cpuProviders: m.CPUProviders,
-		inputs: []string{m.Input.Name}, outputs: []string{m.Output.Name},
+		inputs: inputs, outputs: []string{m.Output.Name},
 	}, device, threads)
 	if err != nil {
 		return nil, err

@@ -331,3 +331,55 @@ func paintMass(t *testing.T, v *ct.Volume) [3]float64 {
 func distance(a, b [3]float64) float64 {
 	return math.Hypot(math.Hypot(a[0]-b[0], a[1]-b[1]), a[2]-b[2])
 }
+
+// TestPlaceInput runs a network whose answer is the place of each cell in the scan.
+func TestPlaceInput(t *testing.T) {
+	library := installedRuntime(t)
+	folder, _ := phantomSeries(t)
+	m := coarseManifest(t)
+	m.Name, m.SHA256 = "place", hashOf(t, "testdata/place.onnx")
+	m.Input.Place = "place"
+	m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = [3]int{64, 64, 64}, 16, 8, 1
+	m.Output.Anchors, m.Output.Threshold = []float64{10}, 0.9
+	d := newTestDetectorWith(t, options{modelDir: modelFolder(t, m, "testdata/place.onnx", ""), runtime: library}, io.Discard)
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	openedLibrary = d.library
+	if err := d.use("cpu", 1); err != nil {
+		t.Fatal(err)
+	}
+	defer d.engine.close()
+	v, err := ct.LoadSeries(t.Context(), folder, ct.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := ct.Prepare(v, m.Input.Prepare, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, tiles, err := d.detect(t.Context(), p, func(float64, string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) < 100 || len(tiles.tiles) < 2 {
+		t.Fatalf("%d candidates in %d tiles are too few for a test", len(found), len(tiles.tiles))
+	}
+	for _, c := range found {
+		at, fits := [3]float64{c.Z, c.Y, c.X}, false
+		for _, k := range tiles.tiles {
+			logit, o := 3.0, k.origin(tiles.margin)
+			for axis, weight := range [3]float64{8, 4, 2} {
+				cell := (at[axis] - float64(o[axis]) - 1.5) / 4
+				share := cell / float64(k.patch[axis]/4-1)
+				scan := float64(p.Size[2-axis])
+				logit += weight * ((float64(o[axis])+share*float64(k.patch[axis]))/scan - 0.5)
+			}
+			inside := k.contains(tiles.margin, [3]float64{at[0] - float64(o[0]), at[1] - float64(o[1]), at[2] - float64(o[2])}, 4)
+			fits = fits || inside && math.Abs(sigmoid(logit)-c.Probability) < 1e-5
+		}
+		if !fits {
+			t.Fatalf("the candidate at %v has the probability %g, which is that of no tile it lies in", at, c.Probability)
+		}
+	}
+}

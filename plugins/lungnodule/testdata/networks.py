@@ -3,6 +3,7 @@
 They are a few nodes each, so that a test can compute by hand what they answer:
 
 bright.onnx    a detector, stride 4, one anchor: logit 40 * (mean of the cell - 0.8)
+place.onnx     a detector with a place, stride 4: logit 8 z + 4 y + 2 x + 3 of the cell's place
 centre.onnx    a second network: logit 8 * mean of the crop's 4 x 4 x 4 middle
 judge.onnx     a classifier: malignancy sigmoid(2 * m + 0.1 * diameter - 2), texture
                softmax(9 m, 4, 9 (1 - m)), where m is the mean of the crop
@@ -57,6 +58,35 @@ def bright() -> None:
     )
 
 
+def place() -> None:
+    k = np.float32([8, 4, 2]).reshape(1, 3, 1, 1, 1)
+    nodes = [
+        node("AveragePool", "volume", "cells", kernel_shape=[4, 4, 4], strides=[4, 4, 4]),
+        node("Mul", "cells nothing", "zero"),  # a network looks at its volume
+        node("Mul", "place k", "weighted"),
+        node("ReduceSum", "weighted one", "sum"),
+        node("Add", "sum three", "logit"),
+        node("Add", "logit zero", "all"),
+        node("Transpose", "all", "last", perm=[0, 2, 3, 4, 1]),
+        node("Unsqueeze", "last five", "anchors"),
+        node("Pad", "anchors pads", "candidates"),
+    ]
+    write(
+        "place",
+        nodes,
+        {"volume": ["n", 1, "z", "y", "x"], "place": ["n", 3, "d", "h", "w"]},
+        {"candidates": ["n", "d", "h", "w", 1, 5]},
+        {
+            "nothing": np.float32(0),
+            "k": k,
+            "one": np.int64([1]),
+            "three": np.float32(3),
+            "five": np.int64([5]),
+            "pads": np.int64([0] * 11 + [4]),
+        },
+    )
+
+
 def centre() -> None:
     nodes = [
         node("Slice", "crops first last axes", "middle"),
@@ -101,5 +131,6 @@ def judge() -> None:
 
 if __name__ == "__main__":
     bright()
+    place()
     centre()
     judge()
