@@ -51,10 +51,10 @@ type message struct {
 // tooMany is the answer to a message with more references than are taken.
 var tooMany = &dimse.StatusError{Status: dimse.StatusResourceLimitation, Comment: "more than 100000 references in a transaction"}
 
-// readMessage reads a data set, bounded. Its error is a *dimse.StatusError, or that
-// of r.
-func readMessage(r io.Reader, transferSyntaxUID string) (message, error) {
-	v := &visitor{classes: map[string]string{}}
+// readMessage reads a data set, bounded. take, unless nil, is asked before each
+// reference. Its error is a *dimse.StatusError, that of take or that of r.
+func readMessage(r io.Reader, transferSyntaxUID string, take func() error) (message, error) {
+	v := &visitor{classes: map[string]string{}, take: take}
 	err := dataset.Walk(r, transferSyntaxUID, dataset.DefaultLimits, v)
 	var damaged *dataset.Error
 	switch {
@@ -75,6 +75,7 @@ func readMessage(r io.Reader, transferSyntaxUID string) (message, error) {
 // visitor gathers a message.
 type visitor struct {
 	message
+	take    func() error      // nil: nobody asks
 	classes map[string]string // the few classes, each kept once
 	path    []dataset.Tag     // the open sequences
 	current *Failure          // the open item of a list of references
@@ -128,6 +129,11 @@ func (v *visitor) Item() error {
 	}
 	if len(v.objects)+len(v.failures) >= maxReferences {
 		return tooMany
+	}
+	if v.take != nil {
+		if err := v.take(); err != nil {
+			return err
+		}
 	}
 	v.current = new(Failure)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -65,6 +66,55 @@ type Provider struct {
 	mu   sync.Mutex        // guards all below
 	open map[string]*asker // by request: who asked last and was not told yet
 	busy map[string]bool   // by AE title: an outcome is on its way
+	read map[string]int    // by peer address: references in requests that are not kept yet
+}
+
+// maxReading bounds those references: two of the largest requests, some 40 MB. Who sends
+// more at a time, on as many associations as it may have, holds up nobody but itself.
+const maxReading = 2 * maxReferences
+
+var tooManyAtOnce = &dimse.StatusError{Status: dimse.StatusResourceLimitation, Comment: "too many references at a time, try again later"}
+
+// reading is one request that is not kept yet.
+type reading struct {
+	p       *Provider
+	address string
+	count   int
+}
+
+// take counts a reference.
+func (r *reading) take() error {
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	if r.p.read[r.address] >= maxReading {
+		return tooManyAtOnce
+	}
+	if r.p.read == nil {
+		r.p.read = map[string]int{}
+	}
+	r.p.read[r.address]++
+	r.count++
+	return nil
+}
+
+// end gives back what the request counted.
+func (r *reading) end() {
+	if r.count == 0 {
+		return
+	}
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	if r.p.read[r.address] -= r.count; r.p.read[r.address] <= 0 {
+		delete(r.p.read, r.address)
+	}
+}
+
+func host(a net.Addr) string {
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return h
 }
 
 // HandleN takes a request. It is answered with success once it is durable.
@@ -77,7 +127,9 @@ func (p *Provider) HandleN(_ context.Context, rq *dimse.NRequest) (dimse.NRespon
 	case rq.TypeID != actionRequest:
 		return dimse.NResponse{}, &dimse.StatusError{Status: dimse.StatusNoSuchAction}
 	}
-	m, err := readMessage(rq.Data, rq.TransferSyntaxUID)
+	held := &reading{p: p, address: host(rq.Association.RemoteAddr())}
+	defer held.end()
+	m, err := readMessage(rq.Data, rq.TransferSyntaxUID, held.take)
 	if err != nil {
 		return dimse.NResponse{}, err
 	}

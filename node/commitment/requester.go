@@ -181,7 +181,7 @@ func (r *Requester) event(rq *dimse.NRequest, from string) (dimse.NResponse, err
 	case rq.TypeID != eventComplete && rq.TypeID != eventFailuresExist:
 		return dimse.NResponse{}, &dimse.StatusError{Status: dimse.StatusNoSuchEventType}
 	}
-	m, err := readMessage(rq.Data, rq.TransferSyntaxUID)
+	m, err := readMessage(rq.Data, rq.TransferSyntaxUID, nil)
 	if err != nil {
 		return dimse.NResponse{}, err
 	}
