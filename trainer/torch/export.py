@@ -1,6 +1,7 @@
 """Writes a model folder, model.onnx and model.json, from a trained network.
 
     python export.py RUN/checkpoint.pt models/lung-nodule-detector --data "what it was trained on"
+    python export.py RUN/checkpoint.pt models/n-net --data "…"           # of n-net, the baseline
     python export.py RUN/checkpoint.pt models/lung-nodule-detector       # of rescore.py: rescore.onnx beside it
     python export.py RUN models/lung-nodule-classifier                   # of train_classifier.py
 
@@ -15,6 +16,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,14 @@ from torch import Tensor, nn
 import artifact
 import detect
 import loop
+import n_net
 import rescore
 import settings
+import train_n_net
 from hilum_net import MULTIPLE, STRIDE
 from settings import Refused
+
+Inputs = tuple[Tensor, ...]  # of a network: what it is given at once
 
 # Largest differences between ONNX Runtime and PyTorch: of a probability, and of any output.
 CLOSE = (1e-4, 1e-3)
@@ -46,13 +52,23 @@ INTENDED_USE = (
 )
 
 
-def axes(names: tuple[str, str]) -> dict[str, dict[int, str]]:
-    """Return the dynamic axes of the detector's input and output."""
-    volume, candidates = names
-    return {
-        volume: {0: "n", 2: "z", 3: "y", 4: "x"},
-        candidates: {0: "n", 1: "d", 2: "h", 3: "w"},
-    }
+AXES = {  # of a detector's inputs and output that have any size
+    "volume": {0: "n", 2: "z", 3: "y", 4: "x"},
+    "place": {0: "n", 2: "d", 3: "h", 4: "w"},
+    "candidates": {0: "n", 1: "d", 2: "h", 3: "w"},
+}
+
+
+@dataclass
+class Served:
+    """What a manifest says of one kind of detector."""
+
+    program: str  # that trains it
+    changed: str  # its settings that are not the defaults
+    anchors: list[float]
+    patch: int  # voxels of a side: as much as a search may hold at once
+    margin: int
+    place: bool = False  # it reads where a patch lies
 
 
 class Sized(nn.Module):
@@ -89,26 +105,27 @@ class Mirrored(nn.Module):
         return (self.net(x) + torch.flip(there, [1, 2, 3]) * self.sign) / 2
 
 
-def to_onnx(net: nn.Module) -> bytes:
+def to_onnx(net: nn.Module, example: Inputs) -> bytes:
     """Return a detector as ONNX for any batch and any patch of multiples of 16 voxels."""
-    example = (torch.zeros(1, 1, 64, 64, 64),)
-    return artifact.to_onnx(net, example, ["volume"], ["candidates"], axes(("volume", "candidates")))
+    names = ["volume", "place"][: len(example)]
+    return artifact.to_onnx(net, example, names, ["candidates"], {n: AXES[n] for n in (*names, "candidates")})
 
 
-def answers(network: bytes, inputs: list[tuple[str, Tensor]]) -> list[np.ndarray]:
-    """Return the first output of ONNX Runtime for each input."""
+def answers(network: bytes, inputs: list[Inputs]) -> list[np.ndarray]:
+    """Return the first output of ONNX Runtime for each set of inputs."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    return [session.run(None, {name: x.numpy()})[0] for name, x in inputs]
+    names = [i.name for i in session.get_inputs()]
+    return [session.run(None, {n: x.numpy() for n, x in zip(names, each, strict=True)})[0] for each in inputs]
 
 
 @torch.no_grad()
-def compare(net: nn.Module, network: bytes, name: str, inputs: list[Tensor], close: tuple[float, float]) -> float:
+def compare(net: nn.Module, network: bytes, inputs: list[Inputs], close: tuple[float, float]) -> float:
     """Return the largest difference of a probability from the checkpoint's network; refuse one above `close`."""
     worst, rest = 0.0, 0.0
-    for x, got in zip(inputs, answers(network, [(name, x) for x in inputs]), strict=True):
-        want = net(x).numpy()
+    for each, got in zip(inputs, answers(network, inputs), strict=True):
+        want = net(*each).numpy()
         if got.shape != want.shape:
             raise Refused(f"the exported network answers {got.shape} and PyTorch {want.shape}; nothing was written")
         probability = [1 / (1 + np.exp(-v[..., 0].astype(np.float64))) for v in (got, want)]
@@ -122,13 +139,13 @@ def compare(net: nn.Module, network: bytes, name: str, inputs: list[Tensor], clo
     return worst
 
 
-def noise(shapes: tuple[tuple[int, ...], ...]) -> list[Tensor]:
+def noise(shapes: tuple[tuple[int, ...], ...]) -> list[Inputs]:
     """Return inputs to compare on: noise in the lungs' density, and in tissue's in one half."""
     rng, out = torch.Generator().manual_seed(5), []
     for n, *shape in shapes:
         x = torch.randn(n, 1, *shape, generator=rng) * 0.2 - 0.7
         x[..., shape[2] // 2 :] += 0.9
-        out.append(x)
+        out.append((x,))
     return out
 
 
@@ -170,16 +187,15 @@ def evaluated(e: dict[str, Any], data: str, command: str) -> list[dict[str, Any]
 
 
 def manifest(
-    a: argparse.Namespace, name: str, s: settings.Detector, state: dict[str, Any], network: bytes, difference: float
+    a: argparse.Namespace, state: dict[str, Any], of: Served, network: bytes, difference: float
 ) -> dict[str, Any]:
     """Return model.json."""
     prepare = dict(state["settings"]["prepare"])
     if not prepare["masking"]:
         prepare["margin_voxels"] = list(MARGIN_VOXELS)  # changes no voxel, only how much is looked at
-    changed = settings.changed(s)
     command = "hilum train detector --out RUN"
-    if changed != "the defaults":
-        command += "".join(f" --set {change}" for change in changed.split(" "))
+    if of.changed != "the defaults":
+        command += "".join(f" --set {change}" for change in of.changed.split(" "))
     program = state.get("revision") or f"{artifact.revision()} at the export"
     lock = artifact.sha256((Path(__file__).parent / "training.lock").read_bytes())[:12]
     figures = metrics(a.metrics, a.measured_on, a.measured_by)
@@ -192,24 +208,25 @@ def manifest(
         }
     )
     return {
-        "name": name,
+        "name": a.name,
         "version": a.version,
         "task": "nodule-detection",
         "sha256": artifact.sha256(network),
         "input": {
             "name": "volume",
+            **({"place": "place"} if of.place else {}),
             "prepare": prepare,
             "scale": {"subtract": detect.SUBTRACT, "divide": detect.DIVIDE},
-            "patch": [256] * 3,
+            "patch": [of.patch] * 3,
             "step": MULTIPLE,
-            "margin": detect.MARGIN,
+            "margin": of.margin,
             "batch": 1,
             "reach_mm": REACH_MM,
         },
         "output": {
             "name": "candidates",
             "stride": STRIDE,
-            "anchors": [s.net.anchor],
+            "anchors": of.anchors,
             "threshold": a.threshold,
             "nms_iou": NMS_IOU,
             "merge": MERGE,
@@ -219,9 +236,9 @@ def manifest(
         "cpu_providers": a.providers.split(","),
         "provenance": {
             "data": a.data or state["settings"]["data"],
-            "code": f"trainer/torch/train_detector.py, revision {program}, training.lock {lock}",
-            "command": f"{command} DATA",
-            "settings": f"{changed}; {state['step']} steps in {state['seconds'] / 60:.0f} minutes, averaged weights"
+            "code": f"trainer/torch/{of.program}, revision {program}, training.lock {lock}",
+            "command": f"{command} DATA" + (f" -- --net {state['name']}" if of.place else ""),
+            "settings": f"{of.changed}; {state['step']} steps in {state['seconds'] / 60:.0f} minutes, averaged weights"
             + (f", --small {a.small}" if numbers(a.small)[0] else "")
             + (", --mirror" if a.mirror else "")
             + (", fp16" if a.fp16 else ""),
@@ -258,29 +275,68 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def detector(a: argparse.Namespace) -> str:
-    """Write a detector's folder; returns what to say."""
-    name = a.name or a.model.resolve().name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
-        raise Refused(f"{name!r} is no name of a model: a-z, 0-9, '.', '_' and '-'; choose one with --name")
+def check(a: argparse.Namespace) -> None:
+    """Refuse what no detector can be written with."""
+    a.name = a.name or a.model.resolve().name
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", a.name):
+        raise Refused(f"{a.name!r} is no name of a model: a-z, 0-9, '.', '_' and '-'; choose one with --name")
     if not re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", a.version):
         raise Refused(f"--version {a.version} is not of the form 1.2.3")
     if not 0 < a.threshold < 1:
         raise Refused(f"--threshold {a.threshold:g} is not between 0 and 1")
     if not set(a.providers.split(",")) <= set(PROVIDERS):
         raise Refused(f"--providers {a.providers}: there are openvino and cpu")
-    slope, below = numbers(a.small)
-    net, s, state = detect.load(a.checkpoint)
+
+
+def told(a: argparse.Namespace, state: dict[str, Any]) -> None:
+    """Refuse a checkpoint of which nobody says what it was trained on."""
     if not a.data and "data" not in state["settings"]:
         raise Refused("the checkpoint does not say what it was trained on: say it with --data")
+
+
+def detector(a: argparse.Namespace) -> str:
+    """Write the folder of a hilum-net; returns what to say."""
+    check(a)
+    slope, below = numbers(a.small)
+    net, s, state = detect.load(a.checkpoint)
+    told(a, state)
     plain = artifact.folded(net)
     served = artifact.Half(plain) if a.fp16 else plain
     looked, checked = (Mirrored(served), Mirrored(net)) if a.mirror else (served, net)
-    network = to_onnx(Sized(looked, s.net.anchor, slope, below))
-    difference = compare(
-        Sized(checked, s.net.anchor, slope, below), network, "volume", noise(SHAPES), CLOSE_FP16 if a.fp16 else CLOSE
+    wanted, network = (Sized(n, s.net.anchor, slope, below) for n in (checked, looked))
+    of = Served("train_detector.py", settings.changed(s), [s.net.anchor], 256, detect.MARGIN)
+    return finish(a, state, of, wanted, network, noise(SHAPES))
+
+
+def baseline(a: argparse.Namespace) -> str:
+    """Write the folder of an n-net; returns what to say."""
+    check(a)
+    if a.mirror or a.fp16 or numbers(a.small)[0]:
+        raise Refused("--mirror, --small and --fp16 are for hilum-net: n-net is the baseline, served as published")
+    state = loop.load(a.checkpoint, train_n_net.NAME)
+    s = settings.from_dict(settings.NDetector, state["settings"])
+    told(a, state)
+    net = n_net.NNetwork(s.net)
+    loop.weights(net, state["ema"], a.checkpoint)
+    inputs = []
+    for (x,) in noise(SHAPES):
+        cells, side = tuple(v // STRIDE for v in x.shape[2:]), torch.tensor(x.shape[2:])
+        place = n_net.places(torch.tensor([-8, 16, 40]), side, cells, torch.tensor([300, 240, 320]))
+        inputs.append((x, place.expand(len(x), -1, -1, -1, -1).clone()))
+    whole = s.net.core + 2 * s.net.margin
+    of = Served(
+        "train_n_net.py", settings.changed(s), list(s.net.anchors), whole, s.net.margin // STRIDE * STRIDE, place=True
     )
-    made = manifest(a, name, s, state, network, difference)
+    return finish(a, state, of, net.eval(), artifact.folded(net), inputs)
+
+
+def finish(
+    a: argparse.Namespace, state: dict[str, Any], of: Served, wanted: nn.Module, net: nn.Module, inputs: list[Inputs]
+) -> str:
+    """Write a detector's network, once it answers as wanted; returns what to say."""
+    network = to_onnx(net, inputs[0])
+    difference = compare(wanted, network, inputs, CLOSE_FP16 if a.fp16 else CLOSE)
+    made = manifest(a, state, of, network, difference)
     artifact.write(a.model, {"model.onnx": network, "model.json": text(made)})
     return f"{a.model}: {len(network) / 1e6:.1f} MB, differs from PyTorch by {difference:.1g}"
 
@@ -315,7 +371,7 @@ def rescoring(a: argparse.Namespace) -> str:
     example = (torch.zeros(2, 1, *[rescore.SIZE] * 3),)
     names = {"crops": {0: "n"}, "logit": {0: "n"}}
     network = artifact.to_onnx(artifact.folded(judge), example, ["crops"], ["logit"], names)
-    difference = compare(judge, network, "crops", noise(((1, *[rescore.SIZE] * 3), (5, *[rescore.SIZE] * 3))), CLOSE)
+    difference = compare(judge, network, noise(((1, *[rescore.SIZE] * 3), (5, *[rescore.SIZE] * 3))), CLOSE)
     made["rescore"] = {
         "sha256": artifact.sha256(network),
         "input": "crops",
@@ -345,7 +401,7 @@ def main() -> int:
     a = parser().parse_args()
     if a.checkpoint.is_dir():
         a.checkpoint = a.checkpoint / loop.CHECKPOINT
-    write = {detect.NAME: detector, rescore.NAME: rescoring}
+    write = {detect.NAME: detector, train_n_net.NAME: baseline, rescore.NAME: rescoring}
     name = loop.load(a.checkpoint)["name"]
     if name not in write:
         raise Refused(f"{a.checkpoint} is a checkpoint of {name}, which is not exported from here: name its whole run")

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"hilum/models"
+	"hilum/models/ct"
 	"hilum/trainer/npy"
 	"hilum/trainer/prepare"
 )
@@ -53,7 +55,7 @@ func simulateScans(t *testing.T, dir string) {
 	}
 	text, err := json.Marshal(map[string]any{
 		"format":   prepare.Format,
-		"settings": map[string]any{"prepare": map[string]any{"pad_value": 170}},
+		"settings": map[string]any{"prepare": ct.DefaultPrepareSpec()},
 		"cases":    cases,
 	})
 	if err != nil {
@@ -131,6 +133,16 @@ func TestNNetAndCNet(t *testing.T) {
 		t.Errorf("n-net's tpr is %v", tpr)
 	}
 	checkpoint := filepath.Join(n, "checkpoint.pt")
+	model := filepath.Join(dir, "model")
+	if code, said := command("export", checkpoint, model); code != exitFailed || !strings.Contains(said, "--data") {
+		t.Errorf("export without --data: exit %d: %s", code, said)
+	}
+	if code, said := command("export", checkpoint, model, "--", "--data", "balls in noise"); code != exitOK {
+		t.Fatalf("export: exit %d: %s", code, said)
+	}
+	if m, err := models.Load(model); err != nil || m.Input.Place == "" {
+		t.Errorf("the exported n-net: place %q, %v", m.Input.Place, err)
+	}
 	if code, said := command("classifier", "--tiny", "--set", "loop.steps=8", "--set", "loop.log_every=4", "--out", c, data, "--", "--net", "c-net", "--init", checkpoint); code != exitOK {
 		t.Fatalf("c-net: exit %d: %s", code, said)
 	}

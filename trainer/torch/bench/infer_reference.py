@@ -25,6 +25,7 @@ from torch.nn import functional
 
 DATA = Path("../shared/data/lidc-0001")
 RUNTIMES = Path(".cache/runtime")
+PLACE_STRIDE = 4  # voxels between the cells whose place n-net is told
 TOLERANCE = 1e-3  # of PyTorch's and ONNX Runtime's float32 outputs, of their largest number
 LIBRARIES = {"openvino": "libonnxruntime_providers_openvino.so", "cuda": "libonnxruntime_providers_cuda.so"}
 
@@ -93,6 +94,10 @@ def apply(node: onnx.NodeProto, x: list[torch.Tensor], a: dict) -> torch.Tensor:
             return x[0]
         case "Identity":
             return x[0]
+        case "Shape":
+            return torch.tensor(x[0].shape)
+        case "Gather":
+            return x[0].index_select(a.get("axis", 0), x[1].reshape(-1)).reshape(x[1].shape)
     raise UnknownError(node.op_type)
 
 
@@ -118,17 +123,23 @@ class Network:
         return t.contiguous(memory_format=torch.channels_last_3d) if t.ndim == 5 else t
 
     @torch.inference_mode()
-    def __call__(self, patch: torch.Tensor) -> torch.Tensor:
-        patch = patch.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        values = {self.graph.input[0].name: patch}
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        placed = (x.to(self.device, self.dtype).contiguous(memory_format=torch.channels_last_3d) for x in inputs)
+        values = {i.name: x for i, x in zip(self.graph.input, placed, strict=True)}
         for i, (node, attributes) in enumerate(zip(self.nodes, self.attributes, strict=True)):
-            inputs = [values[n] if n in values else self.weights[n] for n in node.input if n]
-            values[node.output[0]] = apply(node, inputs, attributes)
-            del inputs
+            read = [values[n] if n in values else self.weights[n] for n in node.input if n]
+            values[node.output[0]] = apply(node, read, attributes)
+            del read
             for name in set(node.input):
                 if self.last[name] == i:
                     values.pop(name, None)
         return values[self.graph.output[0].name]
+
+    def noise(self, shape: tuple[int, ...], seed: int) -> list[torch.Tensor]:
+        """Return inputs for a patch: noise, and for n-net as much of it in place of the cells' places."""
+        rng, cells = np.random.default_rng(seed), [n // PLACE_STRIDE for n in shape]
+        shapes = [(1, 1, *shape), (1, 3, *cells)][: len(self.graph.input)]
+        return [torch.from_numpy(rng.standard_normal(s, np.float32)) for s in shapes]
 
 
 def patches(text: str) -> list[tuple[int, ...]]:
@@ -144,12 +155,11 @@ def pytorch(path: Path, shapes: str, device: str, dtype: str, threads: int) -> N
     """Print the seconds of the network over all patches; runs in a process of its own."""
     torch.set_num_threads(threads)
     network = Network(path, device, getattr(torch, dtype))
-    rng = np.random.default_rng(1)
     smallest = min(patches(shapes), key=np.prod)  # before the clock starts
-    network(torch.from_numpy(rng.standard_normal((1, 1, *smallest), np.float32)))
+    network(*network.noise(smallest, 1))
     start = time.perf_counter()
     for shape in patches(shapes):
-        network(torch.from_numpy(rng.standard_normal((1, 1, *shape), np.float32))).float().cpu()
+        network(*network.noise(shape, 1)).float().cpu()
     print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
@@ -157,10 +167,12 @@ def difference(path: Path, shape: tuple[int, ...]) -> float:
     """Return the largest difference of PyTorch's output from ONNX Runtime's on a patch, of its largest number."""
     import onnxruntime
 
-    x = np.random.default_rng(2).standard_normal((1, 1, *shape), np.float32)
-    got = Network(path, "cpu", torch.float32)(torch.from_numpy(x)).numpy()
+    network = Network(path, "cpu", torch.float32)
+    given = network.noise(shape, 2)
+    got = network(*given).numpy()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    want = session.run(None, {session.get_inputs()[0].name: x})[0]
+    names = [i.name for i in session.get_inputs()]
+    want = session.run(None, {n: x.numpy() for n, x in zip(names, given, strict=True)})[0]
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
