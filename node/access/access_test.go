@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"hilum/dimse"
 	"hilum/dimse/pdu"
@@ -128,3 +129,34 @@ var _ net.Addr = addr("")
 
 func (addr) Network() string  { return "test" }
 func (a addr) String() string { return string(a) }
+
+// TestUnknownUserTakesAsLong holds that a name that is not known is refused no sooner
+// than a wrong passcode.
+func TestUnknownUserTakesAsLong(t *testing.T) {
+	hash, err := config.HashPasscode([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := access.New(config.Config{
+		AETitle: "HILUM", UserIdentity: config.IdentityChecked, Users: []config.User{{Name: "ct1", Passcode: hash}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fastest := func(name string) time.Duration {
+		best := time.Hour
+		for range 5 {
+			begin := time.Now()
+			id := &pdu.UserIdentity{IdentityType: pdu.IdentityPasscode, Primary: []byte(name), Secondary: []byte("wrong")}
+			if _, err := rules.Admit(t.Context(), &dimse.AssociationRequest{CalledAETitle: "HILUM", UserIdentity: id}); !errors.Is(err, dimse.ErrUserIdentity) {
+				t.Fatalf("%s is refused with %v, want %v", name, err, dimse.ErrUserIdentity)
+			}
+			best = min(best, time.Since(begin))
+		}
+		return best
+	}
+	known, unknown := fastest("ct1"), fastest("ct9")
+	if unknown < known/2 {
+		t.Errorf("an unknown name is refused after %s, a wrong passcode after %s", unknown, known)
+	}
+}
