@@ -50,6 +50,9 @@ type Options struct {
 	// several goroutines; its error stops the run.
 	Keep     func(ctx context.Context, s volume.Scan, r api.Result) error
 	Progress func(done, total int) // nil: none
+	// Crashed, when set, is called each time the plugin dies at a scan, also when the
+	// scan is analysed in the end; from several goroutines.
+	Crashed func(seriesInstanceUID string, err *host.CrashError)
 }
 
 // Summary counts what a run did.
@@ -288,6 +291,9 @@ func (r *runner) analyse(ctx context.Context, job api.Job) (result api.Result, e
 		var crash *host.CrashError
 		if err == nil || !errors.As(err, &crash) {
 			break
+		}
+		if r.Crashed != nil {
+			r.Crashed(job.ID, crash)
 		}
 	}
 	return result, err

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"hilum/plugins/api"
+	"hilum/plugins/host"
 	"hilum/trainer/luna"
 	"hilum/trainer/phantom"
 	"hilum/trainer/predict"
@@ -180,13 +181,24 @@ func TestRunStops(t *testing.T) {
 		{"lied", "nan", "contract"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := predict.Options{Plugin: null, Args: []string{"-job", tt.job}, Out: filepath.Join(t.TempDir(), "p.csv")}
+			crashes := 0
+			o := predict.Options{
+				Plugin: null, Args: []string{"-job", tt.job}, Out: filepath.Join(t.TempDir(), "p.csv"),
+				Crashed: func(uid string, err *host.CrashError) {
+					if crashes++; uid != found.Scans[0].UID || err.Reason == "" {
+						t.Errorf("told of a crash at %q: %v", uid, err)
+					}
+				},
+			}
 			_, err := predict.Run(t.Context(), []string{in}, o)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), found.Scans[0].UID) {
 				t.Errorf("Run = %v, want %q and the scan's name", err, tt.want)
 			}
 			if _, err := os.Stat(o.Out); err == nil {
 				t.Error("there is a CSV")
+			}
+			if want := map[string]int{"crashed": 2}[tt.name]; crashes != want {
+				t.Errorf("told of %d crashes, want %d", crashes, want)
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/grailbio/go-dicom/dicomtag"
@@ -18,6 +19,7 @@ import (
 	"hilum/models/ct"
 	"hilum/node/report"
 	"hilum/plugins/api"
+	"hilum/plugins/host"
 	"hilum/trainer/luna"
 	"hilum/trainer/predict"
 	"hilum/trainer/volume"
@@ -44,7 +46,8 @@ from the threshold of the model's manifest; for a FROC curve set --threshold
 lower. With --classifier each finding has malignancy, texture and
 texture_probability too, and the JSON file the probability that any nodule of the
 patient is malignant. Results are kept in P.csv.part as they come, and the same command goes on
-from there. A scan that cannot be analysed stops the command, which names it.
+from there. A scan that cannot be analysed stops the command, which names it; one
+at which the plugin dies is tried once more, and the plugin's last words are shown.
 
 ` + exitHelp,
 		Args: cobra.MinimumNArgs(1),
@@ -112,6 +115,8 @@ func (c *predictCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	p := newProgress(cmd.ErrOrStderr(), "predict")
 	o.Progress = p.follow()
+	crashes := newCrashes(cmd.ErrOrStderr())
+	o.Crashed = crashes.tell
 	sum, err := predict.Run(cmd.Context(), args, o)
 	p.finish()
 	tellLeft(cmd.ErrOrStderr(), sum.Left, nil)
@@ -121,6 +126,21 @@ func (c *predictCommand) run(cmd *cobra.Command, args []string) error {
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s in %s: %s, %d without any; %d analysed now, %d before; %.1f s on %s\n",
 		number(sum.Scans, "scan"), o.Out, number(sum.Findings, "finding"), sum.Empty, sum.Analysed, sum.Scans-sum.Analysed, sum.Seconds, sum.Device)
 	return err
+}
+
+// crashes tells a person of plugins that died, with all that they said last: what broke
+// stands there, and the analysis may succeed the second time.
+type crashes struct {
+	mu  sync.Mutex // guards out
+	out io.Writer
+}
+
+func newCrashes(out io.Writer) *crashes { return &crashes{out: out} }
+
+func (c *crashes) tell(seriesInstanceUID string, err *host.CrashError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, _ = fmt.Fprintf(c.out, "\nscan %s: %v\n%s\n", seriesInstanceUID, err, err.LastOutput) // nobody is left to be told
 }
 
 // report writes the structured report of one series as <dir>/<series uid>.dcm.
