@@ -3,7 +3,6 @@ package dataset
 import (
 	"bufio"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -250,8 +249,6 @@ type pixelReader struct {
 	kept  int64
 }
 
-var errPixelsTooLarge = errors.New("pixel data are larger than 4 GiB: this node cannot hold them in memory")
-
 // start reports whether e is the pixel data to keep.
 func (p *pixelReader) start(e element) bool {
 	if p.found {
@@ -294,10 +291,11 @@ func (p *pixelReader) fragment(s *scanner, e element, n int, length int64) error
 
 func (p *pixelReader) read(s *scanner, e element, n int64) ([]byte, error) {
 	if p.kept+n > p.max {
-		if p.max == maxInflatedPixels {
-			return nil, errPixelsTooLarge
+		problem := "its length reaches beyond the end of the file"
+		if p.max == maxInflatedPixels { // where that is, only inflating tells
+			problem = "its pixel data are said to be larger than 4 GiB, which cannot be held in memory"
 		}
-		return nil, &Error{Tag: e.tag, Offset: e.offset, Problem: "its length reaches beyond the end of the file"}
+		return nil, &Error{Tag: e.tag, Offset: e.offset, Problem: problem}
 	}
 	p.kept += n
 	return s.readHint(e, n, p.hint)
