@@ -111,16 +111,25 @@ func (h hilumSender) command(ctx context.Context, folder string, port int) *exec
 // median measures several rounds, each with a fresh receiver, and returns the
 // median rate in images a second and the receiver's highest peak memory.
 func (b *bench) median(ctx context.Context, r receiver, s sender, folders []string) (rate float64, peak int64, err error) {
+	rate, err = b.medianOf(func() (float64, error) {
+		rate, p, err := b.round(ctx, r, s, folders)
+		peak = max(peak, p)
+		return rate, err
+	})
+	return rate, peak, err
+}
+
+// medianOf returns the median of as many rounds.
+func (b *bench) medianOf(round func() (float64, error)) (float64, error) {
 	rates := make([]float64, b.rounds)
 	for i := range rates {
-		var p int64
-		if rates[i], p, err = b.round(ctx, r, s, folders); err != nil {
-			return 0, 0, err
+		var err error
+		if rates[i], err = round(); err != nil {
+			return 0, err
 		}
-		peak = max(peak, p)
 	}
 	slices.Sort(rates)
-	return rates[len(rates)/2], peak, nil
+	return rates[len(rates)/2], nil
 }
 
 // running is a receiver with a folder of its own.
