@@ -1,6 +1,7 @@
 package dimse
 
 import (
+	"cmp"
 	"reflect"
 	"runtime"
 	"testing"
@@ -43,7 +44,8 @@ func FuzzDecodeCommand(f *testing.F) {
 		if err != nil {
 			t.Fatalf("the response does not decode: %v", err)
 		}
-		if again.respondedTo.value != c.messageID.value || again.field.value != c.field.value|commandResponse || again.affectedSOPInstance != c.affectedSOPInstance {
+		instance := cmp.Or(c.affectedSOPInstance, c.requestedSOPInstance) // PS3.7 10.1: a response affects what was requested
+		if again.respondedTo.value != c.messageID.value || again.field.value != c.field.value|commandResponse || again.affectedSOPInstance != instance {
 			t.Fatalf("response %+v does not answer %+v", again, c)
 		}
 	})
