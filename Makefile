@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X hilum/cmd/hilum/command.version=$(VERSION)
 DURATION ?= 1m
 PYTHON := $(CURDIR)/.cache/venv/bin/python
 
-.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive bench-road bench-train soak crash-test clean
+.PHONY: help setup setup-trainer packages runtime build test lint demo bench bench-infer bench-prepare bench-receive bench-road bench-train soak crash-test fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -87,6 +87,9 @@ soak: ## peers of all kinds, honest and hostile, for DURATION (30m: more than 10
 crash-test: ## kill -9 nodes under load for DURATION (1m), then stores on disks that fail and are full, compare every acknowledged image byte for byte
 	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestCrash$$' -v ./cmd/hilum
 	HILUM_CRASH_DURATION=$(DURATION) go test -count=1 -timeout 0 -run '^TestKill$$' -v ./store
+
+fuzz: ## every fuzz target for DURATION (1m) each, on all cores; fails when one finds something
+	sh .ci/fuzz $(DURATION)
 
 clean: ## remove what make built and installed (Debian packages stay)
 	rm -rf bin .cache
