@@ -20,6 +20,7 @@ type operations struct {
 	opsMu    sync.Mutex                    // guards what follows, by Message ID
 	active   map[uint16]context.CancelFunc // all
 	canceler map[uint16]context.CancelFunc // those that C-CANCEL may end
+	fetching map[uint16]bool               // those that wait for what the peer sends: C-GET
 }
 
 // open makes as many places as the window negotiated, of which nil is the
@@ -32,20 +33,31 @@ func (o *operations) open(window *pdu.AsyncOperations) {
 	o.window = make(chan struct{}, places)
 	o.active = map[uint16]context.CancelFunc{}
 	o.canceler = map[uint16]context.CancelFunc{}
+	o.fetching = map[uint16]bool{}
 }
 
 // wait waits until no operation runs.
 func (o *operations) wait() { o.group.Wait() }
 
 // enter registers an operation, unless one with its Message ID runs.
-func (o *operations) enter(messageID uint16, cancel context.CancelFunc) bool {
+func (o *operations) enter(messageID uint16, cancel context.CancelFunc, fetches bool) bool {
 	o.opsMu.Lock()
 	defer o.opsMu.Unlock()
 	if o.active[messageID] != nil {
 		return false
 	}
 	o.active[messageID] = cancel
+	if fetches {
+		o.fetching[messageID] = true
+	}
 	return true
+}
+
+// listening says whether an operation waits for what the peer sends.
+func (o *operations) listening() bool {
+	o.opsMu.Lock()
+	defer o.opsMu.Unlock()
+	return len(o.fetching) > 0
 }
 
 // leave undoes enter.
@@ -53,6 +65,7 @@ func (o *operations) leave(messageID uint16) {
 	o.opsMu.Lock()
 	defer o.opsMu.Unlock()
 	delete(o.active, messageID)
+	delete(o.fetching, messageID)
 }
 
 // cancelable lets C-CANCEL end an operation, until the function that it returns is
@@ -82,19 +95,28 @@ func (o *operations) cancelOne(messageID uint16) {
 // when its data set has been read to the end: then comes the next message. do
 // returns the status of the answer, nil for none. A peer that invokes more
 // operations than were negotiated, or has more bytes in flight than the limits
-// allow, waits: no more is read from it before there is room.
+// allow, waits: no more is read from it before there is room. Beside a C-GET it is
+// refused instead: that ends only when the responses of its sub-operations are read.
 func (a *acceptor) perform(pc *presentation, rq *command, data *dataStream, do func(ctx context.Context) *StatusError) error {
 	select {
 	case a.window <- struct{}{}:
-	case <-a.ctx.Done():
-		return errStopping
+	default:
+		if a.listening() {
+			a.log.Warn("operation refused: the peer invoked more than was negotiated beside a C-GET", "message", rq.messageID.value)
+			return a.answer(pc, rq, data, &StatusError{Status: StatusResourceLimitation, Comment: "more operations than negotiated"})
+		}
+		select {
+		case a.window <- struct{}{}:
+		case <-a.ctx.Done():
+			return errStopping
+		}
 	}
 	if err := a.server.flow.await(a.ctx, a.address, &a.inFlight); err != nil {
 		return errStopping
 	}
 	id := rq.messageID.value
 	ctx, cancel := context.WithCancel(a.ctx)
-	if !a.enter(id, cancel) {
+	if !a.enter(id, cancel, rq.field.value == commandGetRQ) {
 		cancel()
 		<-a.window
 		a.log.Warn("operation refused: its Message ID is that of one which runs", "message", id)

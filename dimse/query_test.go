@@ -3,6 +3,7 @@ package dimse_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -228,4 +229,53 @@ func TestMoveOriginator(t *testing.T) {
 	if err != nil || rq.Text(0x1030) != "WS1" || rq.Number(0x1031) != 77 {
 		t.Errorf("got %v, %v; want the originator WS1, message 77", rq, err)
 	}
+}
+
+// TestRequestBesideGet: a peer that invokes more than was negotiated while its C-GET
+// waits for it would wait for ever, and keep its place, if the second request waited too.
+func TestRequestBesideGet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stored := make(chan error, 1)
+		p, _ := asking(t, &dimse.Server{Idle: time.Hour, Handler: &queried{get: func(ctx context.Context, req *dimse.QueryRequest, _ func(dimse.SubOperations) error) (dimse.Retrieved, error) {
+			status, err := req.Store(ctx, ctImage, instanceUID, implicitLE, strings.NewReader("data"))
+			if err == nil && status != 0 {
+				err = fmt.Errorf("status %04XH", status)
+			}
+			stored <- err
+			return dimse.Retrieved{SubOperations: dimse.SubOperations{Completed: 1}}, err
+		}}})
+		keys := identifierOf(t, dataset.MustElement(dicomtag.PatientID, "P1"))
+		p.SendPDU(dimsetest.CommandPDU(9, queryRQ(0x0010, 5, getClass)), dimsetest.DataPDU(9, true, keys))
+		next := func() dimsetest.Elements {
+			for {
+				v, _ := p.ExpectType(pdu.TypeData).(*pdu.Data).Next()
+				if !v.Command {
+					continue // the data set of the sub-operation
+				}
+				c, err := dimsetest.ParseCommand(v.Fragment)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+		}
+		rq := next()
+		if rq.Number(dimsetest.CommandField) != 1 {
+			t.Fatalf("got %v, want C-STORE-RQ", rq)
+		}
+		p.SendPDU(dimsetest.CommandPDU(7, queryRQ(0x0020, 6, findClass)), dimsetest.DataPDU(7, true, keys))
+		if rsp := next(); rsp.Number(dimsetest.MessageIDBeingRespondedTo) != 6 || rsp.Number(dimsetest.Status) != 0x0213 {
+			t.Errorf("the second request is answered %v, want 0213H", rsp)
+		}
+		p.SendPDU(dimsetest.CommandPDU(11, dimsetest.Elements{
+			dimsetest.CommandField: dimsetest.US(0x8001), dimsetest.MessageIDBeingRespondedTo: dimsetest.US(uint16(rq.Number(dimsetest.MessageID))),
+			dimsetest.DataSetType: dimsetest.US(0x0101), dimsetest.Status: dimsetest.US(0),
+		}))
+		if err := <-stored; err != nil {
+			t.Errorf("Store = %v", err)
+		}
+		if rsp := next(); rsp.Number(dimsetest.MessageIDBeingRespondedTo) != 5 || rsp.Number(dimsetest.Status) != 0 {
+			t.Errorf("C-GET is answered %v, want success", rsp)
+		}
+	})
 }
