@@ -81,6 +81,10 @@ def apply(node: onnx.NodeProto, x: list[torch.Tensor], a: dict) -> torch.Tensor:
             return x[0] + x[1]
         case "Mul":
             return x[0] * x[1]
+        case "Div":
+            return x[0] / x[1]
+        case "Clip":
+            return torch.clamp(x[0], *(float(v) for v in x[1:])) if len(x) > 2 else torch.clamp(x[0], max=float(x[1]))
         case "Concat":
             return torch.cat(x, a["axis"])
         case "Transpose":
@@ -94,6 +98,12 @@ def apply(node: onnx.NodeProto, x: list[torch.Tensor], a: dict) -> torch.Tensor:
             return x[0]
         case "Identity":
             return x[0]
+        case "Slice":
+            out = x[0]
+            axes, steps = (x[k].tolist() for k in (3, 4))
+            for first, last, axis, step in zip(x[1].tolist(), x[2].tolist(), axes, steps, strict=True):
+                out = out.index_select(axis, torch.tensor(range(out.shape[axis])[first:last:step], device=out.device))
+            return out
         case "Shape":
             return torch.tensor(x[0].shape)
         case "Gather":
