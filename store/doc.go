@@ -27,12 +27,13 @@
 // # The way of an image
 //
 // A Writer puts the bytes into a segment of the journal while they arrive, and has
-// the disk begin with them at once (sync_file_range). Commit adds a commit frame, syncs the segment once (fdatasync) and answers. The filer
-// goroutine later copies records into the file of their series, several in one
-// transaction, then enters them into the index, in one transaction for many
-// series, and then forgets them; a segment without live records starts again from
-// its beginning. Until then they are read from the journal. The filer waits for a
-// pause of arrivals, for an image to grow 5 s old, or for half the backlog.
+// the disk begin with them at once (sync_file_range). Commit adds a commit frame,
+// syncs the segment once (fdatasync) and answers. The filer goroutine later copies
+// records into the file of their series, several in one transaction, then enters
+// them into the index, in one transaction for many series, and then forgets them; a
+// segment without live records starts again from its beginning. Until then they are
+// read from the journal. The filer waits for a pause of arrivals, for an image to
+// grow 5 s old, or for half the backlog.
 //
 // Why so: one fdatasync for each image instead of four or more (data and meta page
 // of two bbolt files); overwriting a segment that has its blocks needs no

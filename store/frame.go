@@ -14,8 +14,7 @@ import (
 const (
 	frameMagic      = "HJF1"
 	frameHeaderSize = 48
-	// frameSize is the size of a full data frame: one system call each, and what
-	// a Writer keeps in memory.
+	// frameSize is the size of a full data frame, and what a Writer keeps in memory.
 	frameSize = 256 << 10
 	framePay  = frameSize - frameHeaderSize
 	// recordAlign has every write begin and end at the border of a block.

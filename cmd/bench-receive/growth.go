@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/grailbio/go-dicom/dicomtag"
 
@@ -32,20 +31,19 @@ func (b *bench) growth(ctx context.Context) (err error) {
 		if held, err = b.fill(ctx, node.port, held, level); err != nil {
 			return fmt.Errorf("fill the store: %w", err)
 		}
-		rates := make([]float64, b.rounds)
-		for i := range rates {
+		rate, err := b.medianOf(func() (float64, error) {
 			folder := filepath.Join(b.work, "grow")
 			if err := b.makeSeries(folder, "grow", series, ctPixels); err != nil {
-				return err
+				return 0, err
 			}
 			series++
-			rates[i], err = b.send(ctx, s, node.port, []string{folder})
-			if err := errors.Join(err, os.RemoveAll(folder)); err != nil {
-				return err
-			}
+			rate, err := b.send(ctx, s, node.port, []string{folder})
+			return rate, errors.Join(err, os.RemoveAll(folder))
+		})
+		if err != nil {
+			return err
 		}
-		slices.Sort(rates)
-		b.row(fmt.Sprintf("%d images stored before", level), 1, "Hilum", rates[len(rates)/2], ctPixels, peakMemory(node.pid))
+		b.row(fmt.Sprintf("%d images stored before", level), 1, "Hilum", rate, ctPixels, peakMemory(node.pid))
 	}
 	return nil
 }

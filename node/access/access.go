@@ -130,10 +130,6 @@ func (r *Rules) calledRight(p peer, called string) bool {
 	return r.anyCalled || called == r.aeTitle
 }
 
-// nobody stands for a user who is not known: no passcode is his, and to find that out
-// takes as long as for one who is, so that a peer cannot tell names by the time.
-var nobody = config.User{Passcode: "pbkdf2-sha256:100000:AAAAAAAAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}
-
 // identify holds the user identity against the users.
 func (r *Rules) identify(id *pdu.UserIdentity) (bool, error) {
 	switch {
@@ -146,7 +142,7 @@ func (r *Rules) identify(id *pdu.UserIdentity) (bool, error) {
 	}
 	user, known := r.users[string(id.Primary)]
 	if !known {
-		user = nobody
+		user = config.Nobody
 	}
 	right := false
 	switch id.IdentityType {

@@ -35,9 +35,17 @@ func HashPasscode(passcode []byte) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash the passcode: %w", err)
 	}
-	return fmt.Sprintf("%s:%d:%s:%s", passcodeScheme, passcodeIterations,
-		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(key)), nil
+	return formatPasscode(salt, key), nil
 }
+
+func formatPasscode(salt, key []byte) string {
+	return fmt.Sprintf("%s:%d:%s:%s", passcodeScheme, passcodeIterations,
+		base64.RawStdEncoding.EncodeToString(salt), base64.RawStdEncoding.EncodeToString(key))
+}
+
+// Nobody stands for a user who is not known: no passcode is his, and to find that out
+// takes as long as for one who is, so that a peer cannot tell names by the time.
+var Nobody = User{Passcode: formatPasscode(make([]byte, passcodeSalt), make([]byte, sha256.Size))}
 
 // hashedPasscode is `users[].passcode`, taken apart.
 type hashedPasscode struct {
