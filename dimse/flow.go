@@ -31,12 +31,25 @@ type held struct {
 	counted int64  // bytes, and operationCost at least
 }
 
+// room says whether the association of which own counts the bytes may begin an
+// operation; f.mu is held.
+func (f *flow) room(address string, own *int64) bool {
+	return *own == 0 || f.total < f.limit && f.addresses[address] < f.perAddress
+}
+
+// hasRoom is room now.
+func (f *flow) hasRoom(address string, own *int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.room(address, own)
+}
+
 // await waits until the association of which own counts the bytes may begin an
 // operation, or ctx ends.
 func (f *flow) await(ctx context.Context, address string, own *int64) error {
 	for {
 		f.mu.Lock()
-		if *own == 0 || f.total < f.limit && f.addresses[address] < f.perAddress {
+		if f.room(address, own) {
 			f.mu.Unlock()
 			return nil
 		}

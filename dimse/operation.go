@@ -91,28 +91,44 @@ func (o *operations) cancelOne(messageID uint16) {
 	}
 }
 
+// reserve takes a place for an operation and waits until its bytes have room too. It
+// returns false where it would have to wait and must not: a C-GET ends only when the
+// responses of its sub-operations are read.
+func (a *acceptor) reserve() (bool, error) {
+	if !a.listening() {
+		select {
+		case a.window <- struct{}{}:
+		case <-a.ctx.Done():
+			return false, errStopping
+		}
+		if err := a.server.flow.await(a.ctx, a.address, &a.inFlight); err != nil {
+			return false, errStopping
+		}
+		return true, nil
+	}
+	if !a.server.flow.hasRoom(a.address, &a.inFlight) {
+		return false, nil
+	}
+	select {
+	case a.window <- struct{}{}:
+		return true, nil
+	default:
+		return false, nil
+	}
+}
+
 // perform carries out a request beside the goroutine that reads, and returns
 // when its data set has been read to the end: then comes the next message. do
 // returns the status of the answer, nil for none. A peer that invokes more
 // operations than were negotiated, or has more bytes in flight than the limits
 // allow, waits: no more is read from it before there is room. Beside a C-GET it is
-// refused instead: that ends only when the responses of its sub-operations are read.
+// refused instead.
 func (a *acceptor) perform(pc *presentation, rq *command, data *dataStream, do func(ctx context.Context) *StatusError) error {
-	select {
-	case a.window <- struct{}{}:
-	default:
-		if a.listening() {
-			a.log.Warn("operation refused: the peer invoked more than was negotiated beside a C-GET", "message", rq.messageID.value)
-			return a.answer(pc, rq, data, &StatusError{Status: StatusResourceLimitation, Comment: "more operations than negotiated"})
-		}
-		select {
-		case a.window <- struct{}{}:
-		case <-a.ctx.Done():
-			return errStopping
-		}
-	}
-	if err := a.server.flow.await(a.ctx, a.address, &a.inFlight); err != nil {
-		return errStopping
+	if admitted, err := a.reserve(); err != nil {
+		return err
+	} else if !admitted {
+		a.log.Warn("operation refused: there is no room for it beside a C-GET", "message", rq.messageID.value)
+		return a.answer(pc, rq, data, &StatusError{Status: StatusResourceLimitation, Comment: "too many operations beside C-GET"})
 	}
 	id := rq.messageID.value
 	ctx, cancel := context.WithCancel(a.ctx)

@@ -51,6 +51,12 @@ func identifierOf(t testing.TB, elements ...*dataset.Element) []byte {
 // asking is an association for C-FIND (7), C-GET (9) and CT, which it takes (11).
 func asking(t testing.TB, s *dimse.Server) (*dimsetest.Peer, *pdu.AssociateAC) {
 	t.Helper()
+	return askingWith(t, s, nil)
+}
+
+// askingWith is asking with an asynchronous operations window.
+func askingWith(t testing.TB, s *dimse.Server, window *pdu.AsyncOperations) (*dimsetest.Peer, *pdu.AssociateAC) {
+	t.Helper()
 	p := dial(t, listen(t, s))
 	rq := request()
 	rq.Contexts = append(rq.Contexts[:1],
@@ -60,6 +66,7 @@ func asking(t testing.TB, s *dimse.Server) (*dimsetest.Peer, *pdu.AssociateAC) {
 		pdu.PresentationContextRQ{ID: 13, AbstractSyntax: moveClass, TransferSyntaxes: []string{implicitLE}},
 		pdu.PresentationContextRQ{ID: 15, AbstractSyntax: findClass, TransferSyntaxes: []string{jpeg2000}})
 	rq.User.Roles = []pdu.RoleSelection{{SOPClassUID: ctImage, SCP: true}}
+	rq.User.AsyncOperations = window
 	rq.User.SOPClassExtended = []pdu.SOPClassExtended{{SOPClassUID: findClass, Information: []byte{1, 1, 1}}, {SOPClassUID: getClass, Information: []byte{1}}}
 	return p, p.Associate(rq)
 }
@@ -231,19 +238,28 @@ func TestMoveOriginator(t *testing.T) {
 	}
 }
 
-// TestRequestBesideGet: a peer that invokes more than was negotiated while its C-GET
-// waits for it would wait for ever, and keep its place, if the second request waited too.
+// TestRequestBesideGet: a peer whose second request has no room while its C-GET waits
+// for it would wait for ever, and keep its place, if that request waited too.
 func TestRequestBesideGet(t *testing.T) {
+	t.Run("window", func(t *testing.T) { requestBesideGet(t, &dimse.Server{}, nil) })
+	t.Run("bytes in flight", func(t *testing.T) {
+		requestBesideGet(t, &dimse.Server{MaxBytesInFlight: 1}, &pdu.AsyncOperations{Invoked: 2, Performed: 1})
+	})
+}
+
+func requestBesideGet(t *testing.T, s *dimse.Server, window *pdu.AsyncOperations) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := make(chan error, 1)
-		p, _ := asking(t, &dimse.Server{Idle: time.Hour, Handler: &queried{get: func(ctx context.Context, req *dimse.QueryRequest, _ func(dimse.SubOperations) error) (dimse.Retrieved, error) {
+		s.Idle = time.Hour
+		s.Handler = &queried{get: func(ctx context.Context, req *dimse.QueryRequest, _ func(dimse.SubOperations) error) (dimse.Retrieved, error) {
 			status, err := req.Store(ctx, ctImage, instanceUID, implicitLE, strings.NewReader("data"))
 			if err == nil && status != 0 {
 				err = fmt.Errorf("status %04XH", status)
 			}
 			stored <- err
 			return dimse.Retrieved{SubOperations: dimse.SubOperations{Completed: 1}}, err
-		}}})
+		}}
+		p, _ := askingWith(t, s, window)
 		keys := identifierOf(t, dataset.MustElement(dicomtag.PatientID, "P1"))
 		p.SendPDU(dimsetest.CommandPDU(9, queryRQ(0x0010, 5, getClass)), dimsetest.DataPDU(9, true, keys))
 		next := func() dimsetest.Elements {

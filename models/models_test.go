@@ -113,6 +113,7 @@ func TestParseManifestNamesTheKey(t *testing.T) {
 		{"rescore", map[string]any{}, "rescore.sha256"},
 		{"rescore", 7, "rescore"},
 		{"output.name", "", "output.name"},
+		{"input.place", "volume", "place"},
 		{"output.stride", 0, "output.stride"},
 		{"output.stride", 1000, "output.stride"},
 		{"output.anchors", []float64{}, "output.anchors"},
