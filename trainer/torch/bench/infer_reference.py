@@ -300,6 +300,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2, help="the best of so many counts (default: 2)")
     options = parser.parse_args()
     options.threads = os.cpu_count()
+    for model in options.models:
+        if not (model / "model.json").exists():
+            raise SystemExit(f"{model} is no model folder: it has no model.json")
     models = options.models or [
         p.parent
         for p in sorted(Path("models").glob("*/model.json"))
