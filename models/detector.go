@@ -3,6 +3,8 @@ package models
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"hilum/models/ct"
 )
@@ -12,6 +14,7 @@ type Manifest struct {
 	Common
 	Input   Input    `json:"input"`             // from a CT volume to the network's input
 	Output  Output   `json:"output"`            // from the network's output to findings
+	Again   *Again   `json:"again,omitempty"`   // further looks where the first one saw something
 	Rescore *Rescore `json:"rescore,omitempty"` // the second network, where there is one
 }
 
@@ -55,6 +58,28 @@ type Output struct {
 	TopK      int       `json:"top_k"`       // most findings in one scan
 }
 
+// Again says where and how the network looks again: at the cells with a probability
+// from From, once in each of the mirrors. What it says of them is then the mean of all
+// looks, of logits, offsets and logarithms of diameters.
+type Again struct {
+	From    float64  `json:"from"`
+	Mirrors []Mirror `json:"mirrors"`
+}
+
+// Mirror names the axes of a patch that run the other way, such as "zx".
+type Mirror string
+
+// Axes tells of z, y and x whether it runs the other way.
+func (m Mirror) Axes() (flipped [3]bool) {
+	for i, axis := range "zyx" {
+		flipped[i] = strings.ContainsRune(string(m), axis)
+	}
+	return flipped
+}
+
+// mirrors are all there are.
+var mirrors = []Mirror{"z", "y", "x", "zy", "zx", "yx", "zyx"}
+
 // Rescore says how rescore.onnx judges the findings of the detector once more:
 // crops of the prepared scan around them, [N, 1, Size, Size, Size] with the
 // detector's Scale, become logits [N, 1]. The first voxel of the crop around a
@@ -72,7 +97,7 @@ type Rescore struct {
 }
 
 // ParseManifest reads a detector's manifest strictly: every key must be known
-// and present (metrics, intervals and rescore may be missing), and every value
+// and present (metrics, intervals, input.place, again and rescore may be missing), and every value
 // in its range.
 func ParseManifest(data []byte) (Manifest, error) {
 	return parse[Manifest](data, TaskNoduleDetection)
@@ -88,6 +113,14 @@ func (m Manifest) Validate() error {
 	}
 	if err := m.Output.validate(); err != nil {
 		return fmt.Errorf("output.%w", err)
+	}
+	if m.Again != nil {
+		if err := m.Again.validate(); err != nil {
+			return fmt.Errorf("again.%w", err)
+		}
+		if m.Input.Place != "" {
+			return errors.New("again: a network that reads its place (input.place) cannot look in a mirror")
+		}
 	}
 	if m.Rescore != nil {
 		if err := m.Rescore.validate(); err != nil {
@@ -170,6 +203,21 @@ func (o Output) validate() error {
 			return fmt.Errorf("anchors: %v are not ascending diameters of at most %d voxels", o.Anchors, maxAnchor)
 		}
 		last = a
+	}
+	return nil
+}
+
+func (a Again) validate() error {
+	if !(a.From > 0 && a.From < 1) {
+		return fmt.Errorf("from: %g is not between 0 and 1", a.From)
+	}
+	if len(a.Mirrors) == 0 {
+		return errors.New("mirrors: there is none")
+	}
+	for i, m := range a.Mirrors {
+		if !slices.Contains(mirrors, m) || slices.Contains(a.Mirrors[:i], m) {
+			return fmt.Errorf("mirrors: %q is none of %q, or there twice", m, mirrors)
+		}
 	}
 	return nil
 }

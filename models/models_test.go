@@ -303,6 +303,40 @@ func TestRescoreNamesTheKey(t *testing.T) {
 	}
 }
 
+func TestAgainNamesTheKey(t *testing.T) {
+	good := func() map[string]any { return map[string]any{"from": 0.3, "mirrors": []any{"zyx", "y"}} }
+	m, err := models.ParseManifest(edited(t, "again", good()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Again.From != 0.3 || m.Again.Mirrors[0].Axes() != [3]bool{true, true, true} || m.Again.Mirrors[1].Axes() != [3]bool{false, true, false} {
+		t.Errorf("again is %+v", m.Again)
+	}
+	for key, values := range map[string][]any{
+		"from": {0, 1, nil}, "mirrors": {[]any{}, []any{"xz"}, []any{"z", "z"}, []any{""}, "z", nil}, "times": {2},
+	} {
+		for _, value := range values {
+			bad := good()
+			set(bad, key, value)
+			if _, err := models.ParseManifest(edited(t, "again", bad)); err == nil || !strings.Contains(err.Error(), key) {
+				t.Errorf("again.%s = %v: error %v, want one that names it", key, value, err)
+			}
+		}
+	}
+	var root map[string]any
+	if err := json.Unmarshal(edited(t, "again", good()), &root); err != nil {
+		t.Fatal(err)
+	}
+	set(root["input"].(map[string]any), "place", "place")
+	data, err := json.Marshal(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := models.ParseManifest(data); err == nil || !strings.Contains(err.Error(), "again") {
+		t.Errorf("a network with a place that looks again: error %v, want one that names again", err)
+	}
+}
+
 // TestVerify knows both tasks, and every file of a folder.
 func TestVerify(t *testing.T) {
 	network, rescoring := []byte("a network"), []byte("another")

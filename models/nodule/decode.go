@@ -53,7 +53,7 @@ func Decode(output []float32, patch [3]int, l Layout, lim Limits) ([]Candidate, 
 		return nil, fmt.Errorf("the model gave %d numbers, a patch of %v needs %d", len(output), patch, want)
 	}
 	// Comparing logits spares an exponential for each of a million anchors.
-	least := logit(lim.Threshold)
+	least := Logit(lim.Threshold)
 	centre := float64(l.Stride-1) / 2
 	var out []Candidate
 	i := 0
@@ -91,5 +91,5 @@ func Decode(output []float32, patch [3]int, l Layout, lim Limits) ([]Candidate, 
 
 func sigmoid(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
-// logit is the inverse of sigmoid: -Inf at 0, +Inf at 1.
-func logit(p float64) float64 { return math.Log(p / (1 - p)) }
+// Logit is the inverse of sigmoid: -Inf at 0, +Inf at 1.
+func Logit(p float64) float64 { return math.Log(p / (1 - p)) }

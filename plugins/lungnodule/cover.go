@@ -6,21 +6,21 @@ import (
 	"hilum/models/ct"
 )
 
-// cells is a grid over a prepared scan: in which cells a finding may lie.
+// cells is a grid over a prepared scan that says which of its cells to search.
 // Axes z, y, x; x fastest.
 type cells struct {
-	n    [3]int
-	lung []bool // lung in it or within reach
+	n      [3]int
+	wanted []bool
 }
 
-// lungCells looks for lung in cells of a size and around them. Reach is that
+// lungCells wants the cells of a size with lung in them or within reach. Reach is that
 // of a cube: a little more than that of findings, which is a ball's.
 func lungCells(m *ct.Mask, cell [3]int, reach int) cells {
 	var g cells
 	for a := range g.n {
 		g.n[a] = ceilDiv(m.Size[2-a], cell[a])
 	}
-	g.lung = make([]bool, g.n[0]*g.n[1]*g.n[2])
+	g.wanted = make([]bool, g.n[0]*g.n[1]*g.n[2])
 	// first and last cell of an axis that a voxel reaches
 	near := func(a, v int) (int, int) {
 		return max(0, v-reach) / cell[a], min(g.n[a]-1, (v+reach)/cell[a])
@@ -53,7 +53,7 @@ func lungCells(m *ct.Mask, cell [3]int, reach int) cells {
 			continue
 		}
 		for lo, hi := near(0, z); lo <= hi; lo++ {
-			or(g.lung[lo*len(plane):], plane)
+			or(g.wanted[lo*len(plane):], plane)
 		}
 	}
 	return g
@@ -89,12 +89,12 @@ func (b box) union(o box) box {
 // tooLarge is the cost of a box that may not be.
 const tooLarge = math.MaxInt / 2
 
-// cover returns boxes that hold all cells with lung and do not overlap, with
+// cover returns boxes that hold all wanted cells and do not overlap, with
 // the least cost in all that cuts from side to side can reach: a box is left
 // whole or cut in two, and every part shrinks to what is in it. Cuts lie
 // between every perCut cells; a cube of perCut cells must not be too large.
 // Grids of more than maxCuts parts along an axis are covered block by block.
-func cover(g cells, perCut int, cost func(size [3]int) int) []box {
+func cover(g cells, perCut int, cost func(box) int) []box {
 	var out []box
 	block := perCut * maxCuts
 	for z := 0; z < g.n[0]; z += block {
@@ -119,7 +119,7 @@ type cuts struct {
 }
 
 type part struct {
-	holds box // cells with lung
+	holds box // wanted cells
 	cost  int
 	axis  int8 // of the cut; -1: none
 	at    int8
@@ -135,7 +135,7 @@ func (c *cuts) at(b box) *part {
 	return &c.parts[i]
 }
 
-func newCuts(g cells, block box, perCut int, cost func(size [3]int) int) *cuts {
+func newCuts(g cells, block box, perCut int, cost func(box) int) *cuts {
 	c := &cuts{}
 	all := 1
 	for a := range c.n {
@@ -162,7 +162,7 @@ func newCuts(g cells, block box, perCut int, cost func(size [3]int) int) *cuts {
 }
 
 // solve fills in one box, whose parts are filled in.
-func (c *cuts) solve(g cells, block box, perCut int, cost func(size [3]int) int, b box) {
+func (c *cuts) solve(g cells, block box, perCut int, cost func(box) int, b box) {
 	best := part{axis: -1, cost: math.MaxInt}
 	whole := true // a single part
 	for a := range b.lo {
@@ -183,7 +183,7 @@ func (c *cuts) solve(g cells, block box, perCut int, cost func(size [3]int) int,
 		best.cost, best.axis = 0, -1
 	} else {
 		h := best.holds
-		if one := cost([3]int{h.hi[0] - h.lo[0], h.hi[1] - h.lo[1], h.hi[2] - h.lo[2]}); one <= best.cost {
+		if one := cost(h); one <= best.cost {
 			best.cost, best.axis = one, -1
 		}
 	}
@@ -193,7 +193,7 @@ func (c *cuts) solve(g cells, block box, perCut int, cost func(size [3]int) int,
 func (b box) until(axis, at int) box { b.hi[axis] = at; return b }
 func (b box) from(axis, at int) box  { b.lo[axis] = at; return b }
 
-// holds returns the box around the cells with lung in a single part of a block.
+// holds returns the box around the wanted cells in a single part of a block.
 func (g cells) holds(b, block box, perCut int) (found box) {
 	var lo, hi [3]int
 	for a := range lo {
@@ -203,7 +203,7 @@ func (g cells) holds(b, block box, perCut int) (found box) {
 	for z := lo[0]; z < hi[0]; z++ {
 		for y := lo[1]; y < hi[1]; y++ {
 			for x := lo[2]; x < hi[2]; x++ {
-				if g.lung[(z*g.n[1]+y)*g.n[2]+x] {
+				if g.wanted[(z*g.n[1]+y)*g.n[2]+x] {
 					found = found.union(box{[3]int{z, y, x}, [3]int{z + 1, y + 1, x + 1}})
 				}
 			}

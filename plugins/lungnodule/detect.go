@@ -12,17 +12,57 @@ import (
 )
 
 // detect runs the network over the scan and returns the candidates above the
-// threshold in voxels of the prepared scan.
+// threshold in voxels of the prepared scan, and the tiles that it looked at.
 func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Progress) ([]nodule.Candidate, tiling, error) {
 	in, out := d.model.Input, d.model.Output
-	layout := nodule.Layout{Anchors: out.Anchors, Stride: out.Stride}
+	all := newAnswers(p, out)
+	size := [3]int{p.Size[2], p.Size[1], p.Size[0]}
+	t := plan(in, size, func(cell [3]int) cells { return lungCells(p.Mask, cell, reachVoxels(in)) })
+	share, again := 1.0, d.model.Again // share: of the first look in the progress
+	if again != nil {
+		share = 0.7
+	}
+	report := func(what string, begin, length float64) func(float64) {
+		return func(done float64) {
+			progress(progressDetect+(progressJudge-progressDetect)*(begin+length*done), what)
+		}
+	}
+	if err := d.search(ctx, p, t, [3]bool{}, all.put, report("searching the lungs", 0, share)); err != nil {
+		return nil, t, err
+	}
+	if again != nil {
+		seen := all.lookAgain(nodule.Logit(again.From))
+		spots := plan(in, size, func(cell [3]int) cells { return all.above(seen.least, cell) })
+		length := (1 - share) / float64(len(again.Mirrors))
+		for i, m := range again.Mirrors {
+			flipped := m.Axes()
+			add := func(k tile, output []float32) { seen.add(k, flipped, output) }
+			if err := d.search(ctx, p, spots, flipped, add, report("looking again", share+float64(i)*length, length)); err != nil {
+				return nil, t, err
+			}
+			seen.count++
+			t.tiles = append(t.tiles, spots.tiles...)
+		}
+		seen.mean()
+	}
 	limits := nodule.Limits{Threshold: out.Threshold, MaxDiameter: maxDiameterMM / in.Prepare.SpacingMM[0]}
 	if r := d.model.Rescore; r != nil {
 		limits.Threshold = r.Threshold
 	}
-	t := plan(p, in, reachVoxels(in))
-	table := newScaling(in.Scale)
+	found, err := nodule.Decode(all.data, all.size(), nodule.Layout{Anchors: out.Anchors, Stride: out.Stride}, limits)
+	if err != nil {
+		return nil, t, fmt.Errorf("model %s: %w", d.model.Name, err)
+	}
+	return found, t, nil
+}
 
+// search puts the tiles through the network, some of whose axes, z, y, x, may run
+// the other way, and hands on what it says of each.
+func (d *detector) search(ctx context.Context, p *ct.Prepared, t tiling, flipped [3]bool,
+	take func(k tile, output []float32), progress func(done float64),
+) error {
+	in, out := d.model.Input, d.model.Output
+	table := newScaling(in.Scale)
 	// Tiles of one shape go through the network in batches, the others one by one.
 	batch := 1
 	if in.Step == 0 {
@@ -36,11 +76,8 @@ func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Prog
 		places = make([]float32, cells*3)
 	}
 	size := [3]int{p.Size[2], p.Size[1], p.Size[0]}
-
-	var all []nodule.Candidate
 	for done := 0; done < len(t.tiles); done += batch {
-		progress(progressDetect+(progressJudge-progressDetect)*float64(done)/float64(len(t.tiles)),
-			fmt.Sprintf("searching tile %d of %d", done+1, len(t.tiles)))
+		progress(float64(done) / float64(len(t.tiles)))
 		// The last batch keeps its shape; what is left of the one before in its
 		// unused places is computed and not looked at.
 		tiles := t.tiles[done:min(done+batch, len(t.tiles))]
@@ -52,29 +89,20 @@ func (d *detector) detect(ctx context.Context, p *ct.Prepared, progress api.Prog
 			given = append(given, tensorOf(places, batch, 3, patch[0]/s, patch[1]/s, patch[2]/s))
 		}
 		for i, k := range tiles {
-			fill(input.item(i), p, k.origin(t.margin), k.patch, table, in.Prepare.PadValue)
+			fill(input.item(i), p, k.origin, k.patch, table, in.Prepare.PadValue)
+			flip(input.item(i), k.patch, flipped)
 			if places != nil {
-				nodule.Place(given[1].item(i), k.origin(t.margin), k.patch, size, s)
+				nodule.Place(given[1].item(i), k.origin, k.patch, size, s)
 			}
 		}
 		if err := d.engine.detect.run(ctx, given, []tensor{output}); err != nil {
-			return nil, t, err
+			return err
 		}
 		for i, k := range tiles {
-			found, err := nodule.Decode(output.item(i), k.patch, layout, limits)
-			if err != nil {
-				return nil, t, fmt.Errorf("model %s: %w", d.model.Name, err)
-			}
-			o := k.origin(t.margin)
-			for _, c := range found {
-				if k.contains(t.margin, [3]float64{c.Z, c.Y, c.X}, float64(s)) {
-					c.Z, c.Y, c.X = c.Z+float64(o[0]), c.Y+float64(o[1]), c.X+float64(o[2])
-					all = append(all, c)
-				}
-			}
+			take(k, output.item(i))
 		}
 	}
-	return all, t, nil
+	return nil
 }
 
 // rescore judges the candidates, at most output.top_k, by the model's second

@@ -13,6 +13,7 @@ import (
 
 	"hilum/models"
 	"hilum/models/ct"
+	"hilum/models/nodule"
 	"hilum/plugins/api"
 )
 
@@ -341,15 +342,35 @@ func TestPlaceInput(t *testing.T) {
 	m.Input.Place = "place"
 	m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = [3]int{64, 64, 64}, 16, 8, 1
 	m.Output.Anchors, m.Output.Threshold = []float64{10}, 0.9
-	d := newTestDetectorWith(t, options{modelDir: modelFolder(t, m, "testdata/place.onnx", ""), runtime: library}, io.Discard)
-	if err := d.open(); err != nil {
-		t.Fatal(err)
+	p := preparedSeries(t, folder, m)
+	found, tiles := detected(t, options{modelDir: modelFolder(t, m, "testdata/place.onnx", ""), runtime: library}, p)
+	if len(found) < 100 || len(tiles.tiles) < 2 {
+		t.Fatalf("%d candidates in %d tiles are too few for a test", len(found), len(tiles.tiles))
 	}
-	openedLibrary = d.library
-	if err := d.use("cpu", 1); err != nil {
-		t.Fatal(err)
+	for _, c := range found {
+		at, fits := [3]float64{c.Z, c.Y, c.X}, false
+		for _, k := range tiles.tiles {
+			logit, o := 3.0, k.origin
+			for axis, weight := range [3]float64{8, 4, 2} {
+				cell := (at[axis] - float64(o[axis]) - 1.5) / 4
+				share := cell / float64(k.patch[axis]/4-1)
+				scan := float64(p.Size[2-axis])
+				logit += weight * ((float64(o[axis])+share*float64(k.patch[axis]))/scan - 0.5)
+			}
+			inside := true
+			for axis := range at {
+				inside = inside && at[axis] > float64(k.start[axis]) && at[axis] < float64(k.start[axis]+k.core[axis])
+			}
+			fits = fits || inside && math.Abs(sigmoid(logit)-c.Probability) < 1e-5
+		}
+		if !fits {
+			t.Fatalf("the candidate at %v has the probability %g, which is that of no tile it lies in", at, c.Probability)
+		}
 	}
-	defer d.engine.close()
+}
+
+func preparedSeries(t *testing.T, folder string, m models.Manifest) *ct.Prepared {
+	t.Helper()
 	v, err := ct.LoadSeries(t.Context(), folder, ct.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -358,28 +379,87 @@ func TestPlaceInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return p
+}
+
+// detected returns the candidates of a plugin of its own, before they are merged.
+func detected(t *testing.T, o options, p *ct.Prepared) ([]nodule.Candidate, tiling) {
+	t.Helper()
+	d := newTestDetectorWith(t, o, io.Discard)
+	if err := d.open(); err != nil {
+		t.Fatal(err)
+	}
+	openedLibrary = d.library
+	if err := d.use("cpu", 1); err != nil {
+		t.Fatal(err)
+	}
+	defer d.engine.close()
 	found, tiles, err := d.detect(t.Context(), p, func(float64, string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(found) < 100 || len(tiles.tiles) < 2 {
-		t.Fatalf("%d candidates in %d tiles are too few for a test", len(found), len(tiles.tiles))
-	}
-	for _, c := range found {
-		at, fits := [3]float64{c.Z, c.Y, c.X}, false
-		for _, k := range tiles.tiles {
-			logit, o := 3.0, k.origin(tiles.margin)
-			for axis, weight := range [3]float64{8, 4, 2} {
-				cell := (at[axis] - float64(o[axis]) - 1.5) / 4
-				share := cell / float64(k.patch[axis]/4-1)
-				scan := float64(p.Size[2-axis])
-				logit += weight * ((float64(o[axis])+share*float64(k.patch[axis]))/scan - 0.5)
+	return found, tiles
+}
+
+// TestLookAgain runs a network that says something else in a mirror: it answers by
+// the first slice of each cell, which is the last one where z runs the other way,
+// and leans to one side.
+func TestLookAgain(t *testing.T) {
+	library := installedRuntime(t)
+	folder, _ := phantomSeries(t)
+	m := coarseManifest(t)
+	m.Name, m.SHA256 = "lean", hashOf(t, "testdata/lean.onnx")
+	m.Output.Anchors, m.Output.Threshold = []float64{10}, 0.05
+	m.Input.Scale.Subtract = 40 // .8 lies between air and tissue
+	p := preparedSeries(t, folder, m)
+	slice := func(z, y, x int) (sum float64) { // mean of a cell's slice z
+		for i := range 16 {
+			v := m.Input.Prepare.PadValue
+			if at := [3]int{x + i%4, y + i/4, z}; at[0] < p.Size[0] && at[1] < p.Size[1] && z < p.Size[2] {
+				v = p.Data[p.Index(at[0], at[1], z)]
 			}
-			inside := k.contains(tiles.margin, [3]float64{at[0] - float64(o[0]), at[1] - float64(o[1]), at[2] - float64(o[2])}, 4)
-			fits = fits || inside && math.Abs(sigmoid(logit)-c.Probability) < 1e-5
+			sum += (float64(v) - m.Input.Scale.Subtract) / m.Input.Scale.Divide / 16
 		}
-		if !fits {
-			t.Fatalf("the candidate at %v has the probability %g, which is that of no tile it lies in", at, c.Probability)
-		}
+		return sum
+	}
+	for _, tt := range []struct {
+		name    string
+		in      models.Input
+		mirrors []models.Mirror
+		flipped float64 // of all looks, the share in which z runs the other way
+	}{
+		{"along z", models.Input{Patch: [3]int{64, 64, 64}, Step: 16, Margin: 8}, []models.Mirror{"z"}, 1. / 2},
+		{"in plane", models.Input{Patch: [3]int{64, 64, 64}, Step: 16, Margin: 8}, []models.Mirror{"y", "yx"}, 0},
+		{"everywhere", models.Input{Patch: [3]int{64, 80, 64}, Step: 16, Margin: 8}, []models.Mirror{"zyx", "x", "zx"}, 2. / 4},
+		{"patches of one shape", models.Input{Patch: [3]int{32, 48, 64}, Margin: 8, Batch: 3}, []models.Mirror{"zy", "y"}, 1. / 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := m
+			m.Input.Patch, m.Input.Step, m.Input.Margin, m.Input.Batch = tt.in.Patch, tt.in.Step, tt.in.Margin, max(1, tt.in.Batch)
+			m.Again = &models.Again{From: 0.5, Mirrors: tt.mirrors}
+			found, _ := detected(t, options{modelDir: modelFolder(t, m, "testdata/lean.onnx", ""), runtime: library}, p)
+			again, once := 0, 0
+			for _, c := range found {
+				z, y, x := int(c.Z-1.5)/4*4, int(c.Y)/4*4, int(c.X)/4*4
+				logit := 40 * (slice(z, y, x) - 0.8)
+				share := 0.0
+				if sigmoid(logit) < m.Again.From {
+					once++
+				} else {
+					again++
+					share = tt.flipped
+				}
+				logit += share * 40 * (slice(z+3, y, x) - slice(z, y, x))
+				want := [4]float64{float64(z) + 1.5 + 2.5*(1-2*share), float64(y) + 1.5, float64(x) + 1.5, sigmoid(logit)}
+				for i, v := range [4]float64{c.Z, c.Y, c.X, c.Probability} {
+					if math.Abs(v-want[i]) > 1e-4 {
+						t.Fatalf("candidate %+v, want %v", c, want)
+					}
+				}
+			}
+			if once < 20 || again < 20 {
+				t.Errorf("%d candidates were looked at once and %d again: too few for a test", once, again)
+			}
+		})
 	}
 }

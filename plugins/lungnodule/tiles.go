@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"hilum/models"
@@ -11,9 +12,10 @@ import (
 // tile is a part of a prepared scan that the network searches in one go. All in
 // voxels, z, y, x.
 type tile struct {
-	start [3]int // first voxel of the core, the part that counts
-	core  [3]int // size of it
-	patch [3]int // what the network sees: the core and context at all sides
+	start  [3]int // first voxel of the core, the part that counts
+	core   [3]int // size of it
+	origin [3]int // first voxel of the patch, what the network sees: the core and context
+	patch  [3]int // size of it
 }
 
 // voxels returns the number of voxels of the patch.
@@ -21,9 +23,8 @@ func (t tile) voxels() int { return t.patch[0] * t.patch[1] * t.patch[2] }
 
 // tiling is how a prepared scan is cut into overlapping patches for the network.
 type tiling struct {
-	margin int // voxels before a core that are context only, and at least as many behind it
-	tiles  []tile
-	skip   int // cells without lung, where a patch has one shape
+	tiles []tile
+	skip  int // cells that nobody wants, where a patch has one shape
 }
 
 // Cells are the grid on which tiles begin and end, and cuts between tiles lie
@@ -33,25 +34,29 @@ const (
 	maxCuts   = 12
 )
 
-// plan covers what lies within reach of the lungs. A network of one shape gets
-// its patches side by side. The others get the boxes with the fewest voxels in
-// all, context included (see cover), none larger than in.Patch by volume. Both
-// depend on the scan and the model alone.
-func plan(p *ct.Prepared, in models.Input, reach int) tiling {
-	t := tiling{margin: in.Margin}
+// plan covers the cells of a scan that wanted names on a grid of the size that it is
+// given. A network of one shape gets its patches side by side. The others get the
+// boxes with the fewest voxels in all, context included (see cover), none larger
+// than in.Patch by volume. The scan's size is in voxels, z, y, x.
+func plan(in models.Input, scan [3]int, wanted func(cell [3]int) cells) tiling {
+	var t tiling
 	if in.Step == 0 {
 		var core [3]int
 		for a := range core {
 			core[a] = in.Patch[a] - 2*in.Margin
 		}
-		g := lungCells(p.Mask, core, reach)
-		for i, lung := range g.lung {
-			if !lung {
+		g := wanted(core)
+		for i, yes := range g.wanted {
+			if !yes {
 				t.skip++
 				continue
 			}
-			z, y, x := i/(g.n[1]*g.n[2]), i/g.n[2]%g.n[1], i%g.n[2]
-			t.tiles = append(t.tiles, tile{start: [3]int{z * core[0], y * core[1], x * core[2]}, core: core, patch: in.Patch})
+			k := tile{core: core, patch: in.Patch}
+			for a, at := range [3]int{i / (g.n[1] * g.n[2]), i / g.n[2] % g.n[1], i % g.n[2]} {
+				k.start[a] = at * core[a]
+				k.origin[a] = k.start[a] - in.Margin
+			}
+			t.tiles = append(t.tiles, k)
 		}
 		return t
 	}
@@ -63,26 +68,44 @@ func plan(p *ct.Prepared, in models.Input, reach int) tiling {
 	if cell > in.Step {
 		cell -= cell % in.Step
 	}
-	g := lungCells(p.Mask, [3]int{cell, cell, cell}, reach)
+	g := wanted([3]int{cell, cell, cell})
 	perCut := min(widest/cell, ceilDiv(max(g.n[0], g.n[1], g.n[2]), maxCuts))
-	patchOf := func(cells int) int { return ceilDiv(cells*cell+2*in.Margin, in.Step) * in.Step }
-	cost := func(size [3]int) int {
-		v := patchOf(size[0]) * patchOf(size[1]) * patchOf(size[2])
+	tileOf := func(b box) (t tile) {
+		for a := range b.lo {
+			t.start[a] = b.lo[a] * cell
+			t.core[a] = (b.hi[a] - b.lo[a]) * cell
+			t.origin[a], t.patch[a] = around(t.start[a], t.core[a], scan[a], in)
+		}
+		return t
+	}
+	cost := func(b box) int {
+		v := tileOf(b).voxels()
 		if v > in.Patch[0]*in.Patch[1]*in.Patch[2] {
 			return tooLarge
 		}
 		return v
 	}
 	for _, b := range cover(g, perCut, cost) {
-		var made tile
-		for a := range b.lo {
-			made.start[a] = b.lo[a] * cell
-			made.core[a] = (b.hi[a] - b.lo[a]) * cell
-			made.patch[a] = patchOf(b.hi[a] - b.lo[a])
-		}
-		t.tiles = append(t.tiles, made)
+		t.tiles = append(t.tiles, tileOf(b))
 	}
 	return t
+}
+
+// around returns where the patch of a core begins along one axis, and its size: the
+// margin before it, at least as much behind it, and no whole steps that lie outside
+// the scan, where there is nothing to see. A network may need room for its filters,
+// so that no patch is smaller than the margins and a step.
+func around(start, core, scan int, in models.Input) (origin, size int) {
+	before := in.Margin
+	for before >= in.Step && start-before <= -in.Step {
+		before -= in.Step
+	}
+	origin = start - before
+	size = ceilDiv(before+core+in.Margin, in.Step) * in.Step
+	for size-in.Step >= max(before+core, 2*in.Margin+in.Step) && origin+size-in.Step >= scan {
+		size -= in.Step
+	}
+	return origin, size
 }
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
@@ -97,42 +120,29 @@ func (t tiling) largest() (most tile) {
 	return most
 }
 
-// shapes names the patches in order, "1*96x128x128 2*64x96x96" (z, y, x), as
+// shapes counts the patches of each shape, "1*96x128x128 2*64x96x96" (z, y, x), as
 // far as a result has room for them.
 func (t tiling) shapes() string {
 	const room = 1000 // bytes; api.DefaultLimits allows 1024
+	var shapes [][3]int
+	count := map[[3]int]int{}
+	for _, k := range t.tiles {
+		if count[k.patch] == 0 {
+			shapes = append(shapes, k.patch)
+		}
+		count[k.patch]++
+	}
 	var b strings.Builder
-	for i := 0; i < len(t.tiles) && b.Len() < room-40; {
-		n := 1
-		for i+n < len(t.tiles) && t.tiles[i+n].patch == t.tiles[i].patch {
-			n++
+	for i, s := range shapes {
+		if b.Len() > room-40 {
+			break
 		}
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		p := t.tiles[i].patch
-		fmt.Fprintf(&b, "%d*%dx%dx%d", n, p[0], p[1], p[2])
-		i += n
+		fmt.Fprintf(&b, "%d*%dx%dx%d", count[s], s[0], s[1], s[2])
 	}
 	return b.String()
-}
-
-// origin returns the scan's voxel at the patch's voxel 0.
-func (t tile) origin(margin int) [3]int {
-	return [3]int{t.start[0] - margin, t.start[1] - margin, t.start[2] - margin}
-}
-
-// contains tells whether a place in the patch lies in its core, give or take
-// slack: a candidate on a border may be placed on either side of it by both
-// neighbours, and must not be lost to both.
-func (t tile) contains(margin int, place [3]float64, slack float64) bool {
-	for a, v := range place {
-		lo := float64(margin) - 0.5
-		if v < lo-slack || v >= lo+float64(t.core[a])+slack {
-			return false
-		}
-	}
-	return true
 }
 
 // scaling is the table from a prepared byte to the network's input.
@@ -167,6 +177,34 @@ func fill(dst []float32, p *ct.Prepared, o, patch [3]int, table *scaling, pad ui
 			}
 			fillFloats(row[x1-o[2]:], outside)
 		}
+	}
+}
+
+// flip turns the axes of a patch, z, y, x, around.
+func flip(data []float32, size [3]int, axes [3]bool) {
+	plane, row := size[1]*size[2], size[2]
+	if axes[0] {
+		for a, b := 0, size[0]-1; a < b; a, b = a+1, b-1 {
+			swap(data[a*plane:(a+1)*plane], data[b*plane:])
+		}
+	}
+	if axes[1] {
+		for z := 0; z < len(data); z += plane {
+			for a, b := 0, size[1]-1; a < b; a, b = a+1, b-1 {
+				swap(data[z+a*row:z+(a+1)*row], data[z+b*row:])
+			}
+		}
+	}
+	if axes[2] {
+		for i := 0; i < len(data); i += row {
+			slices.Reverse(data[i : i+row])
+		}
+	}
+}
+
+func swap(a, b []float32) {
+	for i := range a {
+		a[i], b[i] = b[i], a[i]
 	}
 }
 

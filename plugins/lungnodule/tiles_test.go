@@ -45,6 +45,10 @@ func chest(x, y, z int) bool {
 	return lung(45) || lung(125)
 }
 
+func planLungs(p *ct.Prepared, in models.Input, reach int) tiling {
+	return plan(in, [3]int{p.Size[2], p.Size[1], p.Size[0]}, func(cell [3]int) cells { return lungCells(p.Mask, cell, reach) })
+}
+
 func TestPlanCoversWhatIsInReachOnce(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -68,7 +72,7 @@ func TestPlanCoversWhatIsInReachOnce(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := scan(tt.size, func(x, y, z int) uint8 { return 0 }, tt.lung)
-			pl := plan(p, tt.in, tt.reach)
+			pl := planLungs(p, tt.in, tt.reach)
 			seen := make([]uint8, p.Voxels())
 			limit := tt.in.Patch[0] * tt.in.Patch[1] * tt.in.Patch[2]
 			for _, k := range pl.tiles {
@@ -80,7 +84,8 @@ func TestPlanCoversWhatIsInReachOnce(t *testing.T) {
 					}
 				}
 				for a, n := range k.patch {
-					if n < k.core[a]+2*tt.in.Margin || tt.in.Step == 0 && n != tt.in.Patch[a] || tt.in.Step > 0 && n%tt.in.Step != 0 {
+					lo, hi := k.start[a]-tt.in.Margin, k.start[a]+k.core[a]+tt.in.Margin
+					if k.origin[a] > max(lo, 0) || k.origin[a]+n < min(hi, tt.size[2-a]) || k.origin[a]+n < k.start[a]+k.core[a] || tt.in.Step == 0 && n != tt.in.Patch[a] || tt.in.Step > 0 && n%tt.in.Step != 0 {
 						t.Errorf("patch %v around core %v does not fit %+v", k.patch, k.core, tt.in)
 					}
 				}
@@ -98,7 +103,7 @@ func TestPlanCoversWhatIsInReachOnce(t *testing.T) {
 					}
 				}
 			}
-			if again := plan(p, tt.in, tt.reach); !reflect.DeepEqual(again, pl) {
+			if again := planLungs(p, tt.in, tt.reach); !reflect.DeepEqual(again, pl) {
 				t.Errorf("planned again: %+v, before %+v", again, pl)
 			}
 		})
@@ -111,7 +116,7 @@ func TestPlanIsCheap(t *testing.T) {
 	in := models.Input{Patch: [3]int{96, 96, 96}, Step: 16, Margin: 16}
 	p := scan([3]int{170, 120, 120}, func(x, y, z int) uint8 { return 0 }, chest)
 	voxels := func(in models.Input, reach int) (n int) {
-		for _, k := range plan(p, in, reach).tiles {
+		for _, k := range planLungs(p, in, reach).tiles {
 			n += k.voxels()
 		}
 		return n
@@ -125,18 +130,23 @@ func TestPlanIsCheap(t *testing.T) {
 	}
 	in.Patch = [3]int{256, 256, 256}
 	p = scan([3]int{240, 30, 30}, func(x, y, z int) uint8 { return 0 }, func(x, y, z int) bool { return x < 10 || x > 230 })
-	if pl := plan(p, in, 3); len(pl.tiles) != 2 || pl.shapes() != "2*64x64x48" {
+	if pl := planLungs(p, in, 3); len(pl.tiles) != 2 || pl.shapes() != "1*48x48x32 1*48x48x48" {
 		t.Errorf("two far parts are searched as %s", pl.shapes())
+	}
+	// Nothing outside the scan is looked at, except for whole steps.
+	p = scan([3]int{96, 80, 70}, func(x, y, z int) uint8 { return 0 }, everywhere)
+	if pl := planLungs(p, in, 3); pl.shapes() != "1*80x80x96" {
+		t.Errorf("a scan of 70x80x96 is searched as %s", pl.shapes())
 	}
 }
 
 func TestPlanSkipsTilesWithoutLung(t *testing.T) {
 	in := models.Input{Patch: [3]int{48, 48, 48}, Margin: 8}
 	p := scan([3]int{96, 32, 32}, func(x, y, z int) uint8 { return 0 }, func(x, _, _ int) bool { return x < 20 })
-	if pl := plan(p, in, 0); len(pl.tiles) != 1 || pl.skip != 2 {
+	if pl := planLungs(p, in, 0); len(pl.tiles) != 1 || pl.skip != 2 {
 		t.Errorf("%d tiles, %d skipped, want 1 and 2", len(pl.tiles), pl.skip)
 	}
-	if pl := plan(p, in, 13); len(pl.tiles) != 2 || pl.skip != 1 {
+	if pl := planLungs(p, in, 13); len(pl.tiles) != 2 || pl.skip != 1 {
 		t.Errorf("with a reach of 13: %d tiles, %d skipped, want 2 and 1", len(pl.tiles), pl.skip)
 	}
 }
@@ -146,7 +156,7 @@ func BenchmarkPlan(b *testing.B) {
 	in := models.Input{Patch: [3]int{256, 256, 256}, Step: 16, Margin: 16}
 	p := scan([3]int{340, 300, 330}, func(x, y, z int) uint8 { return 0 }, func(x, y, z int) bool { return chest(x/2, y/2, z/3) })
 	for b.Loop() {
-		plan(p, in, 20)
+		planLungs(p, in, 20)
 	}
 }
 
@@ -155,7 +165,7 @@ func TestFill(t *testing.T) {
 	p := scan([3]int{5, 4, 2}, value, everywhere)
 	const pad = 170
 	table := newScaling(models.Scale{Subtract: 128, Divide: 128})
-	pl := plan(p, models.Input{Patch: [3]int{8, 8, 8}, Step: 4, Margin: 2}, 0)
+	pl := planLungs(p, models.Input{Patch: [3]int{8, 8, 8}, Step: 4, Margin: 2}, 0)
 	if len(pl.tiles) < 2 {
 		t.Fatalf("%d tiles", len(pl.tiles))
 	}
@@ -164,7 +174,7 @@ func TestFill(t *testing.T) {
 		for i := range got {
 			got[i] = -99
 		}
-		o := k.origin(pl.margin)
+		o := k.origin
 		fill(got, p, o, k.patch, table, pad)
 		i := 0
 		for z := o[0]; z < o[0]+k.patch[0]; z++ {
@@ -181,18 +191,6 @@ func TestFill(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-func TestContains(t *testing.T) {
-	k := tile{core: [3]int{16, 16, 16}}
-	for place, want := range map[float64]bool{7.4: false, 7.5: true, 15: true, 23.4: true, 23.5: false} {
-		if got := k.contains(8, [3]float64{10, place, 10}, 0); got != want {
-			t.Errorf("contains(%g) = %v, want %v", place, got, want)
-		}
-	}
-	if !k.contains(8, [3]float64{4, 10, 27}, 4) {
-		t.Error("contains with slack 4 refuses 4 voxels outside")
 	}
 }
 

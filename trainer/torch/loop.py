@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,7 +256,8 @@ def train(
         torch.set_num_threads(s.threads)
     bf16 = s.bf16 and computes_bf16(at.device)
     torch.manual_seed(s.seed)
-    net = task.model().to(at.device)
+    # Channels last: a quarter faster on a CPU (hilum-net), and the layout of tensor cores.
+    net = task.model().to(at.device, memory_format=torch.channels_last_3d)
     ema = copy.deepcopy(net).eval()
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups(net, s.decay), lr=s.rate)
     if s.momentum:
@@ -279,6 +281,8 @@ def train(
     if at.world > 1:
         if at.device.type == "cuda":
             net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        # Weights of one channel or one voxel are in both layouts at once, which costs nothing.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         model = nn.parallel.DistributedDataParallel(net)
     stop, begin, sums, since = Stop(), time.monotonic() - spent, {}, step
     saved, wrong = step, 0

@@ -3,6 +3,7 @@
 They are a few nodes each, so that a test can compute by hand what they answer:
 
 bright.onnx    a detector, stride 4, one anchor: logit 40 * (mean of the cell - 0.8)
+lean.onnx      as bright, but of the first of the cell's four slices alone, and dz is 0.25
 place.onnx     a detector with a place, stride 4: logit 8 z + 4 y + 2 x + 3 of the cell's place
 centre.onnx    a second network: logit 8 * mean of the crop's 4 x 4 x 4 middle
 judge.onnx     a classifier: malignancy sigmoid(2 * m + 0.1 * diameter - 2), texture
@@ -38,11 +39,11 @@ def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.Node
     return helper.make_node(kind, inputs.split(), [output], **attributes)
 
 
-def bright() -> None:
+def bright(name: str, slices: int, dz: float) -> None:
     k = np.float32([40, 0, 0, 0, 0])
-    b = np.float32([-40 * 0.8, 0, 0, 0, 0])
+    b = np.float32([-40 * 0.8, dz, 0, 0, 0])
     nodes = [
-        node("AveragePool", "volume", "cells", kernel_shape=[4, 4, 4], strides=[4, 4, 4]),
+        node("AveragePool", "volume", "cells", kernel_shape=[slices, 4, 4], strides=[4, 4, 4]),
         node("Transpose", "cells", "last", perm=[0, 2, 3, 4, 1]),
         node("Unsqueeze", "last five", "anchors"),
         node("Mul", "anchors k", "scaled"),
@@ -50,7 +51,7 @@ def bright() -> None:
     ]
     shape = ["n", "d", "h", "w", 1, 5]
     write(
-        "bright",
+        name,
         nodes,
         {"volume": ["n", 1, "z", "y", "x"]},
         {"candidates": shape},
@@ -130,7 +131,8 @@ def judge() -> None:
 
 
 if __name__ == "__main__":
-    bright()
+    bright("bright", 4, 0)
+    bright("lean", 1, 0.25)
     place()
     centre()
     judge()
