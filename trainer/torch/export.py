@@ -251,8 +251,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--again",
         metavar="FROM,MIRROR,...",
-        help="look again where the probability is at least FROM, once in each MIRROR: axes that run the other way, such "
-        "as z, yx or zyx; the answer is the mean",
+        help="look again where the probability is at least FROM, once in each MIRROR: the axes that run the other "
+        "way, such as z, yx or zyx; the answer is the mean",
     )
     p.add_argument("--providers", default="cpu", help="execution providers on a CPU, best first: openvino,cpu")
     p.add_argument("--data", help="what it was trained on, where the checkpoint does not say it")
