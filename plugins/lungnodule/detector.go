@@ -18,7 +18,7 @@ import (
 // Name and version of the plugin in results; the version is that of its code.
 const (
 	pluginName    = "lungnodule"
-	pluginVersion = "0.3.0"
+	pluginVersion = "0.4.0"
 )
 
 // detector implements api.Plugin. The runtime, the models and the engine live
