@@ -7,6 +7,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"image/png"
 	"maps"
 	"os"
 	"os/exec"
@@ -454,6 +455,36 @@ func (n networks) overfit(t *testing.T) {
 	}
 }
 
+// pictures draws the findings of one scan, and nothing from a file without any.
+func (n networks) pictures(t *testing.T, findings []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	document, drawn := filepath.Join(dir, "findings.json"), filepath.Join(dir, "card.png")
+	if err := os.WriteFile(document, findings, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.program(t, "pictures.py", document, "--out", drawn)
+	f, err := os.Open(drawn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	image, err := png.Decode(f)
+	if err != nil || image.Bounds().Dx() != 5*132 || image.Bounds().Dy() != 16+132 {
+		t.Errorf("pictures.py drew %v (%v), want five pictures of 132 pixels in a row", image, err)
+	}
+	for _, bad := range []string{drawn, filepath.Join(dir, "none.json")} {
+		other := filepath.Join(dir, "other.png")
+		out, err := n.command(t.Context(), "pictures.py", bad, "--out", other).CombinedOutput()
+		if err == nil || !strings.HasPrefix(string(out), "error: "+bad) {
+			t.Errorf("pictures.py of %s: %v\n%s", bad, err, out)
+		}
+		if _, err := os.Stat(other); err == nil {
+			t.Errorf("pictures.py drew something of %s", bad)
+		}
+	}
+}
+
 // classifier trains one on simulated nodules and has it judge what the blob
 // filter finds.
 func (n networks) classifier(t *testing.T) {
@@ -472,4 +503,5 @@ func (n networks) classifier(t *testing.T) {
 	if count := bytes.Count(findings, []byte(`"malignancy"`)); count == 0 {
 		t.Errorf("no finding was judged:\n%s", findings)
 	}
+	n.pictures(t, findings)
 }

@@ -217,7 +217,7 @@ def manifest(
             "min_in_lung": 0,
             "top_k": TOP_K,
         },
-        **({"again": again(a.again)} if a.again else {}),
+        **({"again": a.again} if a.again else {}),
         "cpu_providers": a.providers.split(","),
         "provenance": {
             "data": a.data or state["settings"]["data"],
@@ -273,6 +273,7 @@ def check(a: argparse.Namespace) -> None:
         raise Refused(f"--version {a.version} is not of the form 1.2.3")
     if not 0 < a.threshold < 1:
         raise Refused(f"--threshold {a.threshold:g} is not between 0 and 1")
+    a.again = again(a.again) if a.again else None
     if not set(a.providers.split(",")) <= set(PROVIDERS):
         raise Refused(f"--providers {a.providers}: there are openvino and cpu")
 
@@ -287,8 +288,6 @@ def detector(a: argparse.Namespace) -> str:
     """Write the folder of a hilum-net; returns what to say."""
     check(a)
     slope, below = numbers(a.small)
-    if a.again:
-        again(a.again)
     net, s, state = detect.load(a.checkpoint)
     told(a, state)
     plain = artifact.folded(net)

@@ -256,7 +256,7 @@ def train(
         torch.set_num_threads(s.threads)
     bf16 = s.bf16 and computes_bf16(at.device)
     torch.manual_seed(s.seed)
-    # Channels last: a quarter faster on a CPU (hilum-net), and the layout of tensor cores.
+    # Channels last: a fifth faster on a CPU (hilum-net), and the layout of tensor cores.
     net = task.model().to(at.device, memory_format=torch.channels_last_3d)
     ema = copy.deepcopy(net).eval()
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups(net, s.decay), lr=s.rate)

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+import artifact
+from settings import Refused
 
 SIDE, HEAD = 132, 16  # pixels of a picture, and of the line above it
 
@@ -38,6 +42,17 @@ def picture(finding: dict[str, Any], reported: float) -> Image.Image:
     return out
 
 
+def pictures(path: Path, most: int, reported: float) -> list[list[Image.Image]]:
+    """Draw the first findings of each scan of a file."""
+    try:
+        scans = json.loads(path.read_text())["scans"]
+        return [[picture(finding, reported) for finding in scan["findings"][:most]] for scan in scans]
+    except OSError as err:
+        raise Refused(f"{path} cannot be read ({err.strerror})") from None
+    except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
+        raise Refused(f"{path} holds no findings: give what `hilum train predict --json` wrote") from None
+
+
 def main() -> int:
     """Run the program."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -46,14 +61,24 @@ def main() -> int:
     p.add_argument("--most", type=int, default=5, help="findings of a scan")
     p.add_argument("--reported", type=float, default=0.5, help="probability from which they are reported")
     a = p.parse_args()
-    scans = [scan for path in a.findings for scan in json.loads(path.read_text())["scans"]]
-    whole = Image.new("L", (a.most * SIDE, len(scans) * (HEAD + SIDE)))
-    for row, scan in enumerate(scans):
-        for column, finding in enumerate(scan["findings"][: a.most]):
-            whole.paste(picture(finding, a.reported), (column * SIDE, row * (HEAD + SIDE)))
-    whole.save(a.out, optimize=True)
+    rows = [row for path in a.findings for row in pictures(path, a.most, a.reported)]
+    if a.most < 1 or not rows:
+        raise Refused("there is nothing to draw: give findings of at least one scan, and --most from 1")
+    whole = Image.new("L", (a.most * SIDE, len(rows) * (HEAD + SIDE)))
+    for y, row in enumerate(rows):
+        for x, one in enumerate(row):
+            whole.paste(one, (x * SIDE, y * (HEAD + SIDE)))
+    png = io.BytesIO()
+    whole.save(png, "PNG", optimize=True)
+    try:
+        artifact.write(a.out.parent, {a.out.name: png.getvalue()})
+    except OSError as err:
+        raise Refused(f"{a.out} cannot be written ({err.strerror})") from None
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Refused as refused:
+        sys.exit(f"error: {refused}")
